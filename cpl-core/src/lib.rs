@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The pure core of CPL: what a control plane is made of, without a server.
+//!
+//! Somebody states what they want; CPL keeps it under monotonic versions, finds out what is really
+//! there, and works until both agree. Everything here is deterministic: time, sleeping, randomness,
+//! ids and spawning are parameters ([`clock::Clock`], [`ids::IdGen`], [`clock::Spawner`]), and every
+//! effect goes through one trait, [`store::Store`].
+//!
+//! The slices, each importing only those before it:
+//! `store <- txn <- lease <- spec <- agent <- task <- delivery <- reconcile`.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod clock;
+pub mod ids;
+pub mod limits;
+pub mod store;
