@@ -10,6 +10,10 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod clock;
+pub mod delivery;
+pub mod error;
+pub mod fields;
 pub mod ids;
 pub mod limits;
 pub mod store;
+pub mod version;

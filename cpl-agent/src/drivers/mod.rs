@@ -1,0 +1,1 @@
+//! The drivers: one folder per system, one per data plane inside it.

@@ -1,0 +1,1 @@
+//! What can only be judged with other objects in view.

@@ -1,0 +1,157 @@
+//! What one node must run: rendered purely from its spec and the target groups that it serves.
+
+use std::net::IpAddr;
+
+use cpl_core::delivery::{ConfigObject, Configuration, ObjectRef};
+use cpl_core::ids::Uid;
+use cpl_core::version::Generation;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Bgp, Endpoint, NodeSpec, TargetGroupSpec};
+
+/// The name of this system in a [`Configuration`].
+pub const SYSTEM: &str = "lb";
+/// The format of the bodies.
+pub const SCHEMA: u32 = 1;
+/// The kind of a target group.
+pub const TARGET_GROUP: &str = "TargetGroup";
+/// The kind of a node.
+pub const NODE: &str = "Node";
+
+/// What concerns a node as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePart {
+    /// Where every target group listens; all addresses when empty.
+    pub listen_addresses: Vec<IpAddr>,
+    /// No new connections are accepted.
+    pub drained: bool,
+    /// What is announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<Bgp>,
+}
+
+/// The body of a target group: its spec and its endpoints, ordered by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetGroupBody {
+    /// What it is.
+    pub spec: TargetGroupSpec,
+    /// Who serves it.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A target group as it goes into a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetGroup {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: Uid,
+    /// Its generation.
+    pub generation: Generation,
+    /// What it is and who serves it.
+    pub body: TargetGroupBody,
+}
+
+/// A configuration with its parts understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// What concerns the node as a whole.
+    pub node: NodePart,
+    /// What it serves, ordered by name.
+    pub targetgroups: Vec<TargetGroup>,
+}
+
+/// Renders what a node must run. Only the target groups that it is assigned to go in, whichever are
+/// given; one that is assigned and not given does not exist, and is left out.
+pub fn render(spec: &NodeSpec, targetgroups: &[TargetGroup]) -> Configuration {
+    let node = NodePart {
+        listen_addresses: spec.listen_addresses.clone(),
+        drained: spec.drained,
+        bgp: spec.bgp.clone(),
+    };
+    let mut objects: Vec<ConfigObject> = targetgroups
+        .iter()
+        .filter(|tg| spec.assigned_targetgroups.contains(&tg.name))
+        .map(|tg| {
+            let mut body = tg.body.clone();
+            body.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+            ConfigObject {
+                object: ObjectRef {
+                    kind: TARGET_GROUP.to_owned(),
+                    name: tg.name.clone(),
+                },
+                uid: tg.uid,
+                generation: tg.generation,
+                body: json(&body),
+            }
+        })
+        .collect();
+    objects.sort_by(|a, b| a.object.cmp(&b.object));
+    Configuration {
+        system: SYSTEM.to_owned(),
+        schema: SCHEMA,
+        node: json(&node),
+        objects,
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "these types hold only what JSON can express"
+)]
+fn json<T: Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).expect("a rendered part is JSON")
+}
+
+/// What could not be understood of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The configuration is of another system or format, or its node part is not readable.
+    Whole(String),
+    /// One object is not readable.
+    Object(ObjectRef, String),
+}
+
+/// Understands a configuration.
+///
+/// # Errors
+/// Every object that this version of the system cannot read, or that nothing of it can be read.
+pub fn read(configuration: &Configuration) -> Result<NodeConfig, Vec<Unreadable>> {
+    let Configuration {
+        system,
+        schema,
+        node,
+        objects,
+    } = configuration;
+    if (system.as_str(), *schema) != (SYSTEM, SCHEMA) {
+        let what = format!("expected {SYSTEM} schema {SCHEMA}, got {system} schema {schema}");
+        return Err(vec![Unreadable::Whole(what)]);
+    }
+    let node = NodePart::deserialize(node).map_err(|e| vec![Unreadable::Whole(e.to_string())])?;
+    let (mut targetgroups, mut unreadable) = (Vec::new(), Vec::new());
+    for object in objects {
+        match read_object(object) {
+            Ok(tg) => targetgroups.push(tg),
+            Err(why) => unreadable.push(Unreadable::Object(object.object.clone(), why)),
+        }
+    }
+    if unreadable.is_empty() {
+        Ok(NodeConfig { node, targetgroups })
+    } else {
+        Err(unreadable)
+    }
+}
+
+fn read_object(object: &ConfigObject) -> Result<TargetGroup, String> {
+    let ObjectRef { kind, name } = &object.object;
+    if kind != TARGET_GROUP {
+        return Err(format!("unknown kind {kind}"));
+    }
+    let body = TargetGroupBody::deserialize(&object.body).map_err(|e| e.to_string())?;
+    Ok(TargetGroup {
+        name: name.clone(),
+        uid: object.uid,
+        generation: object.generation,
+        body,
+    })
+}
