@@ -48,6 +48,10 @@ pub struct Configuration {
     pub system: String,
     /// The format of the bodies.
     pub schema: u32,
+    /// Raised when an operator asks for another try: whatever a node held under a lower number it
+    /// tries again.
+    #[serde(default)]
+    pub attempt: u64,
     /// What concerns the node as a whole.
     pub node: Value,
     /// The objects, ordered by kind and name.
@@ -55,7 +59,7 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// A hash of what a node would run: system, format, node part, and each object with its body, but
+    /// A hash of what a node would run: system, format, attempt, node part, and each object with its body, but
     /// not the generations, since a generation that changes nothing must not reload anything.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
@@ -66,6 +70,7 @@ impl Configuration {
         };
         add(&self.system);
         add(&self.schema.to_string());
+        add(&self.attempt.to_string());
         // `serde_json` keeps the members of an object in key order, so equal values print equally.
         add(&self.node.to_string());
         for ConfigObject {

@@ -90,6 +90,7 @@ pub fn render(spec: &NodeSpec, targetgroups: &[TargetGroup]) -> Configuration {
     Configuration {
         system: SYSTEM.to_owned(),
         schema: SCHEMA,
+        attempt: spec.attempt,
         node: json(&node),
         objects,
     }
@@ -120,6 +121,7 @@ pub fn read(configuration: &Configuration) -> Result<NodeConfig, Vec<Unreadable>
     let Configuration {
         system,
         schema,
+        attempt: _,
         node,
         objects,
     } = configuration;
