@@ -16,4 +16,5 @@ pub mod fields;
 pub mod ids;
 pub mod limits;
 pub mod store;
+pub mod txn;
 pub mod version;

@@ -4,6 +4,7 @@
 //! [`Store::watch`]; every backend keeps the same contract, and `conformance` (a feature of this
 //! crate) is the suite that says so.
 
+mod cache;
 mod error;
 mod memory;
 mod types;
@@ -14,6 +15,7 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures::Stream;
 
+pub use self::cache::{Cache, Changed, Index, Snapshot};
 pub use self::error::{Class, Error, Kind};
 pub use self::memory::MemoryStore;
 pub use self::types::{
