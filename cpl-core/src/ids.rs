@@ -92,3 +92,18 @@ id128!(
     /// One process that holds a session.
     ReplicaId
 );
+
+/// Which object is meant, of whatever system.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// The kind, for example `TargetGroup`.
+    pub kind: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Display for ObjectRef {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}

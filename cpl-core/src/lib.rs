@@ -15,6 +15,7 @@ pub mod error;
 pub mod fields;
 pub mod ids;
 pub mod limits;
+pub mod spec;
 pub mod store;
 pub mod txn;
 pub mod version;

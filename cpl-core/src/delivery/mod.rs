@@ -2,6 +2,5 @@
 
 mod model;
 
-pub use self::model::{
-    ConfigObject, Configuration, DataPlaneState, Delivered, Hold, ObjectRef, Stage,
-};
+pub use self::model::{ConfigObject, Configuration, DataPlaneState, Delivered, Hold, Stage};
+pub use crate::ids::ObjectRef;

@@ -1,29 +1,12 @@
 //! A node's configuration and what the node says of it.
 
-use std::fmt::{Display, Formatter};
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::ids::Uid;
+use crate::ids::{ObjectRef, Uid};
 use crate::store::Identity;
 use crate::version::{ConfigVersion, Generation};
-
-/// Which object of a configuration is meant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ObjectRef {
-    /// The kind, for example `TargetGroup`.
-    pub kind: String,
-    /// The name.
-    pub name: String,
-}
-
-impl Display for ObjectRef {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.kind, self.name)
-    }
-}
 
 /// One object as a node must run it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

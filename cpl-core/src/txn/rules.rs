@@ -87,9 +87,10 @@ impl SpecTxn {
         put(&mut self.0, key.into_key(), json(value));
     }
 
-    /// Removes a record that belongs to an object that goes with it.
-    pub fn forget(&mut self, key: TypedKey<Held>) {
-        self.0.ops.push(Op::Delete(key.into_key()));
+    /// Removes what agents and controllers keep of an object that goes with this transaction, so that
+    /// nothing of it lands on another object of the same name.
+    pub fn forget(&mut self, companions: impl IntoIterator<Item = Key>) {
+        self.0.ops.extend(companions.into_iter().map(Op::Delete));
     }
 
     /// Whether `more` further writes and bytes fit into one transaction.

@@ -1,0 +1,1 @@
+//! Tests of the slice through its public face.
