@@ -102,6 +102,21 @@ impl<'a> Fields<'a> {
         result
     }
 
+    /// An object inside this one that must be there.
+    pub fn required_object<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        let missing = self
+            .object
+            .is_some_and(|o| o.get(name).is_none_or(Value::is_null));
+        if missing {
+            self.wrong(name, Wrong::new("FIELD_REQUIRED", "this field is required"));
+        }
+        self.object(name, read)
+    }
+
     /// A list of objects, when it is there; `read` sees each with its index.
     pub fn objects<T>(
         &mut self,

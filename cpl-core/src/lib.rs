@@ -9,13 +9,16 @@
 //! `store <- txn <- lease <- spec <- agent <- task <- delivery <- reconcile`.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod agent;
 pub mod clock;
 pub mod delivery;
 pub mod error;
 pub mod fields;
 pub mod ids;
+pub mod lease;
 pub mod limits;
 pub mod spec;
 pub mod store;
+pub mod task;
 pub mod txn;
 pub mod version;

@@ -64,10 +64,7 @@ pub fn manifest(kinds: &Kinds, value: &Value, pointer: &str) -> Result<Manifest,
         let named = value.as_str().and_then(|name| kinds.named(name));
         named.ok_or_else(|| Wrong::new("KIND_UNKNOWN", format!("expected one of {}", known())))
     });
-    if fields.required("metadata", Ok).is_some() {
-        // Read below, once more: `required` reports that it is missing.
-    }
-    let metadata = fields.object("metadata", read_metadata);
+    let metadata = fields.required_object("metadata", read_metadata);
     let parts = match kind {
         Some(kind) => kind.read(&mut fields),
         None => {

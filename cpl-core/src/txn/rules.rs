@@ -160,6 +160,14 @@ impl ClaimTxn {
         Self(txn)
     }
 
+    /// Also takes `key`, which is as it was read.
+    #[must_use]
+    pub fn also<T: Serialize>(mut self, key: TypedKey<Claim>, was: Guard, value: &T) -> Self {
+        guard(&mut self.0, key.key(), was);
+        put(&mut self.0, key.into_key(), json(value));
+        self
+    }
+
     /// Removes the ownership of somebody who is gone, which is as it was read.
     #[must_use]
     pub fn release(mut self, key: TypedKey<Claim>, was: Guard) -> Self {

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-use cpl_core::delivery::{ConfigObject, Configuration, ObjectRef};
-use cpl_core::ids::Uid;
+use cpl_core::delivery::{ConfigObject, Configuration, Input, Rendered, System};
+use cpl_core::ids::{ObjectRef, Uid};
+use cpl_core::spec::{Object, View};
 use cpl_core::version::Generation;
 use serde::{Deserialize, Serialize};
 
+use crate::kinds::{ENDPOINTS, SPEC, attempt, serves};
 use crate::spec::{Bgp, Endpoint, NodeSpec, TargetGroupSpec};
 
 /// The name of this system in a [`Configuration`].
@@ -59,6 +61,75 @@ pub struct NodeConfig {
     pub node: NodePart,
     /// What it serves, ordered by name.
     pub targetgroups: Vec<TargetGroup>,
+}
+
+/// The spec of a stored node, or `None` when it is not readable.
+pub fn node_spec(object: &Object) -> Option<NodeSpec> {
+    let spec = NodeSpec::deserialize(object.part(SPEC)).ok()?;
+    Some(NodeSpec {
+        attempt: attempt(&object.parts),
+        ..spec
+    })
+}
+
+/// The spec of a stored target group, or `None` when it is not readable.
+pub fn targetgroup_spec(object: &Object) -> Option<TargetGroupSpec> {
+    TargetGroupSpec::deserialize(object.part(SPEC)).ok()
+}
+
+/// The endpoints of a stored target group; none when they are not readable.
+pub fn endpoints(object: &Object) -> Vec<Endpoint> {
+    Vec::deserialize(object.part(ENDPOINTS)).unwrap_or_default()
+}
+
+/// The fleet, as the core sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fleet;
+
+impl System for Fleet {
+    fn node_kind(&self) -> &'static str {
+        NODE
+    }
+
+    fn render(&self, node: &Object, view: &View<'_>) -> Option<Rendered> {
+        let spec = node_spec(node)?;
+        let assigned = spec.assigned_targetgroups.iter();
+        let objects: Vec<_> = assigned
+            .filter_map(|name| view.get(TARGET_GROUP, name))
+            .collect();
+        let targetgroups: Vec<TargetGroup> = objects
+            .iter()
+            .filter_map(|object| {
+                let spec = targetgroup_spec(object)?;
+                Some(TargetGroup {
+                    name: object.name.clone(),
+                    uid: object.meta.uid,
+                    generation: object.meta.generation,
+                    body: TargetGroupBody {
+                        spec,
+                        endpoints: endpoints(object),
+                    },
+                })
+            })
+            .collect();
+        let inputs = objects.iter().map(|object| Input::of(object));
+        let newest = inputs.chain([Input::of(node)]).max()?;
+        Some(Rendered {
+            configuration: render(&spec, &targetgroups),
+            newest,
+        })
+    }
+
+    fn affected(&self, object: &ObjectRef, view: &View<'_>) -> Vec<String> {
+        match object.kind.as_str() {
+            NODE => vec![object.name.clone()],
+            TARGET_GROUP => {
+                let nodes = view.of_kind(NODE).filter(|node| serves(node, &object.name));
+                nodes.map(|node| node.name.clone()).collect()
+            },
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Renders what a node must run. Only the target groups that it is assigned to go in, whichever are

@@ -176,18 +176,9 @@ pub struct NodeSpec {
     /// It accepts no new connections; those that it has go on until they end.
     #[serde(default)]
     pub drained: bool,
-    /// How often an operator asked the node to try again what it holds. Not people's field: the verb
-    /// `retry` raises it.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// How often the node was asked to try again what it holds; stands in a part of its own.
+    #[serde(skip)]
     pub attempt: u64,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature is serde's"
-)]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// Reads the `spec` of a target group's manifest. Fields that the server writes are ignored.
@@ -334,7 +325,7 @@ fn default_id(ip: IpAddr, port: u16) -> String {
 
 /// Reads the `spec` of a node's manifest. Fields that the server writes are ignored.
 pub fn read_node(fields: &mut Fields<'_>) -> NodeSpec {
-    fields.ignore(&["desired_config_version", "attempt"]);
+    fields.ignore(&["desired_config_version"]);
     let bgp = fields.object("bgp", read_bgp).flatten();
     let assigned = fields
         .values("assigned_targetgroups", MOST_ASSIGNED, name)

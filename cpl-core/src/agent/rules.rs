@@ -1,0 +1,144 @@
+//! Who is heard: a roll of deadlines on one monotonic clock. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::model::Heard;
+use crate::clock::{Monotonic, Timestamp};
+use crate::version::AgentIncarnation;
+
+/// What one replica knows of the agents that speak to it.
+#[derive(Clone, Debug)]
+pub struct Roll {
+    grace: Duration,
+    agents: BTreeMap<String, Agent>,
+}
+
+#[derive(Clone, Debug)]
+struct Agent {
+    last: Heard,
+    heard: Monotonic,
+    wall: Timestamp,
+    present: bool,
+}
+
+/// A change that must be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollChange {
+    /// The node.
+    pub node: String,
+    /// The agent's last word.
+    pub last: Heard,
+    /// It is heard now, or no longer.
+    pub present: bool,
+}
+
+/// What a word of an agent means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// It is no newer than the last one: a late duplicate, which keeps nobody alive.
+    Late,
+    /// The agent is heard as before.
+    Known,
+    /// The agent had not been heard.
+    Arrived(RollChange),
+}
+
+impl Roll {
+    /// An empty roll; an agent is silent once nothing was heard for `grace`.
+    pub const fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over an agent from an earlier replica: it gets one full grace to be heard.
+    pub fn adopt(&mut self, node: &str, incarnation: AgentIncarnation, now: Monotonic) {
+        let last = Heard {
+            incarnation,
+            sequence: 0,
+        };
+        let agent = Agent {
+            last,
+            heard: now,
+            wall: Timestamp(0),
+            present: true,
+        };
+        self.agents.insert(node.to_owned(), agent);
+    }
+
+    /// Notes a word of an agent.
+    pub fn hear(
+        &mut self,
+        node: &str,
+        word: Heard,
+        (now, wall): (Monotonic, Timestamp),
+    ) -> Hearing {
+        let known = self.agents.get(node);
+        if known.is_some_and(|agent| word <= agent.last) {
+            return Hearing::Late;
+        }
+        let arrived = known.is_none_or(|agent| {
+            !agent.present || agent.last.incarnation != word.incarnation || agent.last.sequence == 0
+        });
+        let agent = Agent {
+            last: word,
+            heard: now,
+            wall,
+            present: true,
+        };
+        self.agents.insert(node.to_owned(), agent);
+        if arrived {
+            Hearing::Arrived(RollChange {
+                node: node.to_owned(),
+                last: word,
+                present: true,
+            })
+        } else {
+            Hearing::Known
+        }
+    }
+
+    /// Keeps an agent alive that is waiting in a call: it was heard, and the connection stands.
+    pub fn waiting(&mut self, node: &str, now: Monotonic) {
+        if let Some(agent) = self.agents.get_mut(node) {
+            agent.heard = agent.heard.max(now);
+        }
+    }
+
+    /// The agents that have fallen silent since the last sweep.
+    pub fn sweep(&mut self, now: Monotonic) -> Vec<RollChange> {
+        let grace = self.grace;
+        self.agents
+            .iter_mut()
+            .filter(|(_, agent)| agent.present && now.since(agent.heard) > grace)
+            .map(|(node, agent)| {
+                agent.present = false;
+                RollChange {
+                    node: node.clone(),
+                    last: agent.last,
+                    present: false,
+                }
+            })
+            .collect()
+    }
+
+    /// A change could not be written: it must come up again.
+    pub fn unwritten(&mut self, change: &RollChange) {
+        if let Some(agent) = self.agents.get_mut(&change.node) {
+            agent.present = !change.present;
+        }
+    }
+
+    /// When an agent was last heard by this replica, and whether it is.
+    pub fn last_heard(&self, node: &str) -> Option<(Timestamp, bool)> {
+        let agent = self.agents.get(node)?;
+        (agent.wall != Timestamp(0)).then_some((agent.wall, agent.present))
+    }
+
+    /// Forgets a node that was removed.
+    pub fn forget(&mut self, node: &str) {
+        self.agents.remove(node);
+    }
+}

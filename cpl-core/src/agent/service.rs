@@ -1,0 +1,214 @@
+//! Registration, and the writes of presence.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::model::{AgentRecord, Arrival, Heard, Presence};
+use super::repo::{agent_key, heartbeat_lease_key};
+use super::rules::{Hearing, Roll, RollChange};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, Kind};
+use crate::ids::{IdGen, TxnId};
+use crate::lease::Session;
+use crate::store::{Entry, Key, Store};
+use crate::txn::{ClaimTxn, FencedTxn, Guard, Settled, commit};
+use crate::version::AgentIncarnation;
+
+/// How long a write of this slice may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often two processes may race for one registration.
+const TRIES: usize = 5;
+
+/// What the registry needs.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// Where agents are recorded.
+    pub store: Arc<dyn Store>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids.
+    pub ids: Arc<dyn IdGen>,
+    /// The fence of presence.
+    pub session: Session,
+    /// How long an agent may be silent.
+    pub grace: Duration,
+}
+
+/// The agents of one replica.
+#[derive(Debug)]
+pub struct Registry {
+    config: RegistryConfig,
+    roll: Mutex<Roll>,
+}
+
+impl Registry {
+    /// A registry that knows nobody yet.
+    pub fn new(config: RegistryConfig) -> Self {
+        let roll = Mutex::new(Roll::new(config.grace));
+        Self { config, roll }
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long an agent may be silent.
+    pub const fn grace(&self) -> Duration {
+        self.config.grace
+    }
+
+    /// Takes over an agent that an earlier replica heard last.
+    pub fn adopt(&self, node: &str, incarnation: AgentIncarnation) {
+        let now = self.config.clock.monotonic();
+        self.roll().adopt(node, incarnation, now);
+    }
+
+    /// Makes this process the one that speaks for the node. The same process gets the same answer
+    /// again, so a lost reply does no harm; any other supersedes the one before.
+    ///
+    /// # Errors
+    /// `Aborted` when other processes keep registering for the same node.
+    pub async fn register(&self, node: &str, arrival: &Arrival) -> Result<AgentRecord, Error> {
+        let RegistryConfig {
+            store, clock, ids, ..
+        } = &self.config;
+        let key = agent_key(node);
+        for _ in 0..TRIES {
+            let entry = read(&**store, key.key()).await?;
+            let known: Option<AgentRecord> = decode(entry.as_ref())?;
+            if let Some(known) = known
+                .as_ref()
+                .filter(|known| known.process == arrival.process)
+            {
+                return Ok(known.clone());
+            }
+            let record = AgentRecord {
+                agent_incarnation: known
+                    .map_or(AgentIncarnation(0), |k| k.agent_incarnation)
+                    .next(),
+                process: arrival.process.clone(),
+                driver: arrival.driver.clone(),
+                carries_traffic: arrival.carries_traffic,
+                software: arrival.software.clone(),
+                registered_at: clock.wall(),
+            };
+            let guard = Guard::of(entry.as_ref().map(|entry| &entry.meta));
+            let txn = ClaimTxn::new(TxnId::fresh(&**ids), key.clone(), guard, &record);
+            let deadline = clock.monotonic().plus(PATIENCE);
+            if let Settled::Applied(_) = commit(&**store, &**clock, &**ids, txn, deadline).await? {
+                return Ok(record);
+            }
+        }
+        let detail = format!("other processes keep registering for {node}");
+        Err(Error::new(Kind::Aborted, "REGISTRATION_CONTESTED", detail))
+    }
+
+    /// Notes a word of an agent; writes its presence when it had not been heard. False when the word
+    /// is no newer than the last one.
+    pub async fn hear(&self, node: &str, word: Heard) -> bool {
+        let (now, wall) = (self.config.clock.monotonic(), self.config.clock.wall());
+        let heard = self.roll().hear(node, word, (now, wall));
+        match heard {
+            Hearing::Late => return false,
+            Hearing::Known => {},
+            Hearing::Arrived(change) => self.write(change).await,
+        }
+        true
+    }
+
+    /// Notes that an agent is waiting in a call.
+    pub fn waiting(&self, node: &str) {
+        let now = self.config.clock.monotonic();
+        self.roll().waiting(node, now);
+    }
+
+    /// When an agent was last heard, and whether it is.
+    pub fn last_heard(&self, node: &str) -> Option<(Timestamp, bool)> {
+        self.roll().last_heard(node)
+    }
+
+    /// Forgets a node that was removed.
+    pub fn forget(&self, node: &str) {
+        self.roll().forget(node);
+    }
+
+    /// Writes down who has fallen silent. To be called about once a second.
+    pub async fn sweep(&self) -> Vec<RollChange> {
+        let now = self.config.clock.monotonic();
+        let silent = self.roll().sweep(now);
+        for change in &silent {
+            tracing::warn!(node = %change.node, "the agent is silent");
+            self.write(change.clone()).await;
+        }
+        silent
+    }
+
+    /// Writes a change of presence; when that fails it comes up again with the next word or sweep.
+    async fn write(&self, change: RollChange) {
+        if let Err(error) = self.try_write(&change).await {
+            tracing::warn!(node = %change.node, %error, "failed to write presence");
+            self.roll().unwritten(&change);
+        }
+    }
+
+    async fn try_write(&self, change: &RollChange) -> Result<(), Error> {
+        let RegistryConfig {
+            store,
+            clock,
+            ids,
+            session,
+            ..
+        } = &self.config;
+        let key = heartbeat_lease_key(&change.node);
+        let entry = read(&**store, key.key()).await?;
+        let presence = Presence {
+            epoch: session.owner().epoch,
+            agent_incarnation: change.last.incarnation,
+            sequence: change.last.sequence,
+            present: change.present,
+            since: clock.wall(),
+        };
+        let known: Option<Presence> = decode(entry.as_ref())?;
+        let newer = known.is_some_and(|known| {
+            (known.agent_incarnation, known.epoch) > (presence.agent_incarnation, presence.epoch)
+        });
+        if newer {
+            return Ok(());
+        }
+        let mut txn = FencedTxn::new(TxnId::fresh(&**ids), session);
+        // A node that was removed meanwhile must not get a presence again.
+        let agent = agent_key(&change.node);
+        let record = read(&**store, agent.key()).await?;
+        let Some(record) = record else { return Ok(()) };
+        txn.require(agent.key(), Guard::of(Some(&record.meta)));
+        txn.put(
+            key,
+            Guard::of(entry.as_ref().map(|entry| &entry.meta)),
+            &presence,
+        );
+        let deadline = clock.monotonic().plus(PATIENCE);
+        match commit(&**store, &**clock, &**ids, txn, deadline).await? {
+            Settled::Applied(_) => Ok(()),
+            Settled::Lost { .. } => {
+                let detail = "somebody else wrote the presence or took the session";
+                Err(Error::new(Kind::Aborted, "PRESENCE_CONTESTED", detail))
+            },
+        }
+    }
+}
+
+async fn read(store: &dyn Store, key: &Key) -> Result<Option<Entry>, Error> {
+    let read = store
+        .get(key)
+        .await
+        .map_err(|error| Error::store("read about an agent", error))?;
+    Ok(read.value)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(entry: Option<&Entry>) -> Result<Option<T>, Error> {
+    entry
+        .map(|entry| {
+            serde_json::from_slice(&entry.value).map_err(|error| Error::corrupt(&entry.key, error))
+        })
+        .transpose()
+}

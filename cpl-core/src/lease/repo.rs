@@ -1,0 +1,13 @@
+//! Where ownerships are recorded.
+
+use crate::txn::{Claim, KeyKind, KeyRow};
+
+/// Sessions by replica.
+pub const SESSION: KeyKind<Claim> = KeyKind::new("/cpl/v1/sessions/{replica}");
+/// Owners by shard.
+pub const SHARD: KeyKind<Claim> = KeyKind::new("/cpl/v1/shards/{shard}");
+
+/// The rows of this slice.
+pub fn keys() -> Vec<KeyRow> {
+    vec![SESSION.row(), SHARD.row()]
+}
