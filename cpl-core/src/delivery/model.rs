@@ -1,12 +1,16 @@
 //! A node's configuration and what the node says of it.
 
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::clock::Timestamp;
 use crate::ids::{ObjectRef, Uid};
-use crate::store::Identity;
-use crate::version::{ConfigVersion, Generation};
+use crate::spec::{Object, View, change_id};
+use crate::store::{Identity, Incarnation};
+use crate::version::{AgentIncarnation, ConfigVersion, Generation};
 
 /// One object as a node must run it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +127,9 @@ pub struct Hold {
 }
 
 /// What a node says of its data plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DataPlaneState {
     /// It runs what it was given.
@@ -135,5 +141,157 @@ pub enum DataPlaneState {
     /// The driver writes files only: there is no data plane and no traffic.
     None,
     /// Nothing is known.
+    #[default]
     Unknown,
+}
+
+/// The version of an object that went into a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Input {
+    /// The version of its last change.
+    pub version: ConfigVersion,
+    /// The id of that change.
+    pub change: String,
+}
+
+impl Input {
+    /// That of an object.
+    pub fn of(object: &Object) -> Self {
+        let version = object.meta.config_version;
+        Self {
+            version,
+            change: change_id(version, object.meta.modified_at),
+        }
+    }
+}
+
+/// A configuration and the newest change that went into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// What the node must run.
+    pub configuration: Configuration,
+    /// The newest of the objects that it was made from.
+    pub newest: Input,
+}
+
+/// What a system says of its nodes. Everything is pure.
+pub trait System: Send + Sync + Debug {
+    /// The kind of its nodes.
+    fn node_kind(&self) -> &'static str;
+
+    /// What a node must run; `None` when its spec is not readable.
+    fn render(&self, node: &Object, view: &View<'_>) -> Option<Rendered>;
+
+    /// The nodes that may have to run something else when this object changes.
+    fn affected(&self, object: &ObjectRef, view: &View<'_>) -> Vec<String>;
+}
+
+/// What the head renders to for a node, as its planner last saw it: `nodes/<n>/rendered`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenderedRecord {
+    /// The digest of the configuration.
+    pub digest: String,
+    /// The last version that changed it.
+    pub config_version: ConfigVersion,
+    /// The id of that change.
+    pub change: String,
+}
+
+/// What a node has, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Of which life of the store the versions are.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
+    /// The newest version that it received.
+    #[serde(default)]
+    pub received: Option<ConfigVersion>,
+    /// The digest of what it received.
+    #[serde(default)]
+    pub received_digest: Option<String>,
+    /// Everything up to here is applied and verified.
+    #[serde(default)]
+    pub accepted: Option<ConfigVersion>,
+    /// What is not applied, and why.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// What its data plane is in.
+    #[serde(default)]
+    pub data_plane_state: DataPlaneState,
+    /// The version that the data plane itself says it runs.
+    #[serde(default)]
+    pub running_version: Option<ConfigVersion>,
+    /// Observations in the system's form.
+    #[serde(default)]
+    pub health: Value,
+}
+
+/// Facts with the place that they have in the life of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The node.
+    pub node: String,
+    /// The process.
+    pub agent_incarnation: AgentIncarnation,
+    /// Its call.
+    pub sequence: u64,
+    /// When it was received.
+    pub at: Timestamp,
+    /// What it said.
+    pub facts: Facts,
+}
+
+/// Something that is appended durably and folded later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// What a node has.
+    Report(Report),
+    /// Something for the node's log.
+    Note {
+        /// The node.
+        node: String,
+        /// The line.
+        entry: LogEntry,
+    },
+}
+
+impl Fact {
+    /// The node that it is about.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Report(report) => &report.node,
+            Self::Note { node, .. } => node,
+        }
+    }
+}
+
+/// One line of a node's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When.
+    pub at: Timestamp,
+    /// `registered`, `sent`, `accepted`, `held`, `released`, `silent`, `returned`.
+    pub event: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The stored status of a node, with the names of the seed document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// Everything up to this version is accepted and runs.
+    pub current_config_version: ConfigVersion,
+    /// When the report came that this was made from, RFC 3339; the live value is newer.
+    pub last_heartbeat: String,
+    /// The last change of the node's own configuration that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_applied_change_id: Option<String>,
+    /// The process that said so.
+    pub agent_incarnation: AgentIncarnation,
+    /// Its call.
+    pub sequence: u64,
+    /// What it said.
+    #[serde(flatten)]
+    pub facts: Facts,
 }

@@ -18,10 +18,10 @@ fn wanted(desired: u64, current: u64) -> Wanted<'static> {
 }
 
 fn open(desired: u64) -> ConfigUpdate {
-    match step(None, &wanted(desired, 0), NOW) {
-        Step::Put(task) => task,
-        other => panic!("expected a task, got {other:?}"),
-    }
+    let Step::Put(task) = step(None, &wanted(desired, 0), NOW) else {
+        panic!("a node that is behind gets a task");
+    };
+    task
 }
 
 #[test]
