@@ -6,9 +6,10 @@
 //! effect goes through one trait, [`store::Store`].
 //!
 //! The slices, each importing only those before it:
-//! `store <- txn <- lease <- spec <- agent <- task <- delivery <- reconcile`.
+//! `store <- txn <- access <- lease <- spec <- agent <- task <- delivery <- reconcile`.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod access;
 pub mod agent;
 pub mod clock;
 pub mod delivery;
@@ -17,6 +18,7 @@ pub mod fields;
 pub mod ids;
 pub mod lease;
 pub mod limits;
+pub mod reconcile;
 pub mod spec;
 pub mod store;
 pub mod task;
