@@ -9,6 +9,12 @@ use serde_json::Value;
 /// The version of this protocol.
 pub const PROTOCOL: u32 = 1;
 
+/// The reason (409) that ends an agent: a later process speaks for the node now.
+pub const AGENT_SUPERSEDED: &str = "AGENT_SUPERSEDED";
+/// The reason (409) that makes an agent register again: the control plane does not know its
+/// incarnation, or wants it to begin anew.
+pub const AGENT_UNKNOWN: &str = "AGENT_UNKNOWN";
+
 /// `POST /v1/agents/{node}:register`: this process speaks for the node from now on.
 ///
 /// Repeating it with the same `process` gives the same answer, so a lost reply does no harm.

@@ -2,11 +2,27 @@
 //!
 //! Everything here is a promise: fields are only added, unknown enum values and fields in responses
 //! are tolerated by clients, unknown fields in requests are refused by the server.
+//!
+//! [`client::ControlPlaneClient`] speaks it over any [`transport::ControlPlaneTransport`]:
+//! [`http::HttpControlPlaneTransport`] in production, [`memory::MemoryTransport`] in tests.
 
 pub mod agent;
+pub mod backoff;
+pub mod client;
+pub mod error;
+pub mod http;
+pub mod memory;
 pub mod object;
 pub mod problem;
+pub mod routes;
+pub mod server;
+pub mod sse;
 pub mod token;
+pub mod transport;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
 
 /// The type of every error response, RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";

@@ -1,7 +1,83 @@
 //! Tokens: who may do what.
 
+use std::fmt::{Debug, Formatter};
+use std::str::FromStr;
+
 use cpl_core::clock::Timestamp;
+use cpl_core::ids::IdGen;
 use serde::{Deserialize, Serialize};
+
+/// The whole of a token, `cpl_<id>_<secret>`: whoever has it is its holder.
+///
+/// `Debug` shows the id only; there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BearerToken {
+    text: String,
+    id_end: usize,
+}
+
+/// The text is no token. It is not repeated here, since it may be a mistyped one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a token, cpl_<id>_<secret>")]
+pub struct BadToken;
+
+impl BearerToken {
+    const PREFIX: &'static str = "cpl_";
+    const LONGEST: usize = 256;
+
+    /// A fresh one: an id of 16 hexadecimal digits and a secret of 256 bits.
+    pub fn draw(ids: &dyn IdGen) -> Self {
+        let id = u64::try_from(ids.fresh() >> 64).unwrap_or_default();
+        let text = format!(
+            "{}{id:016x}_{:032x}{:032x}",
+            Self::PREFIX,
+            ids.fresh(),
+            ids.fresh()
+        );
+        Self {
+            id_end: Self::PREFIX.len() + 16,
+            text,
+        }
+    }
+
+    /// The id, which may be shown.
+    pub fn id(&self) -> &str {
+        &self.text[Self::PREFIX.len()..self.id_end]
+    }
+
+    /// The whole text, for the header or the file that it goes into. Never for a log.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for BearerToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let text = text.trim();
+        let (id, secret) = text
+            .strip_prefix(Self::PREFIX)
+            .and_then(|rest| rest.split_once('_'))
+            .ok_or(BadToken)?;
+        let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        if text.len() > Self::LONGEST || !word(id) || !word(secret) {
+            return Err(BadToken);
+        }
+        Ok(Self {
+            id_end: Self::PREFIX.len() + id.len(),
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl Debug for BearerToken {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BearerToken")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
 
 /// What the holder of a token may do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,8 +140,8 @@ pub struct CreatedToken {
     pub secret: String,
 }
 
-impl std::fmt::Debug for CreatedToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for CreatedToken {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CreatedToken")
             .field("token", &self.token)
             .finish_non_exhaustive()
@@ -79,4 +155,32 @@ pub struct JoinRequest {
     /// How long the token lives, in seconds; 3600 when absent, at most 86400.
     #[serde(default)]
     pub ttl_s: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_shows_its_id_and_never_its_secret() {
+        let token: BearerToken = "cpl_ab12_s3cr3t\n".parse().unwrap();
+        assert_eq!(token.id(), "ab12");
+        assert_eq!(token.reveal(), "cpl_ab12_s3cr3t");
+        assert!(!format!("{token:?}").contains("s3cr3t"));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for text in [
+            "",
+            "cpl_",
+            "cpl_a",
+            "cpl__b",
+            "cpl_a_",
+            "cpl_a_b c",
+            "xpl_a_b",
+        ] {
+            assert_eq!(text.parse::<BearerToken>(), Err(BadToken), "{text}");
+        }
+    }
 }

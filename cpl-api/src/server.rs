@@ -1,0 +1,45 @@
+//! What a server says of itself and of its own work.
+
+use cpl_core::clock::Timestamp;
+use cpl_core::store::Identity;
+use cpl_core::version::ConfigVersion;
+use serde::{Deserialize, Serialize};
+
+/// `GET /healthz` and `GET /readyz`; the latter answers 503 with a problem when it is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+}
+
+/// `GET /version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The program's version.
+    pub software: String,
+    /// Lowest and highest agent protocol that it speaks.
+    pub protocol: (u32, u32),
+    /// Which store it has.
+    pub identity: Identity,
+    /// Its newest version of the configuration.
+    pub global_version: ConfigVersion,
+}
+
+/// One open task of `GET /v1/tasks/config_update`: a node is to be brought to a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigUpdateTask {
+    /// Its id.
+    pub id: String,
+    /// The node.
+    pub node_id: String,
+    /// The version that the node is to reach.
+    pub target_config_version: ConfigVersion,
+    /// The change that made it necessary.
+    pub related_change_id: String,
+    /// Why, for people.
+    pub reason: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it vanishes by itself unless it ends before.
+    pub expires_at: Timestamp,
+}
