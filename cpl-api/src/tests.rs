@@ -18,6 +18,7 @@ use crate::memory::MemoryTransport;
 use crate::object::{ApplyRequest, WatchEvent};
 use crate::problem::Code;
 use crate::routes::{Cascade, Collection, ListQuery};
+use crate::token::BearerToken;
 use crate::transport::{Request, Response, StreamResponse, TransportError};
 use crate::watch::LAST_EVENT_ID;
 use crate::{IDEMPOTENCY_KEY, PROBLEM_JSON, REQUEST_ID};
@@ -105,7 +106,12 @@ fn client(transport: MemoryTransport) -> ControlPlaneClient<MemoryTransport> {
         Arc::new(SleepClock::default()),
         Arc::new(CountingIds::default()),
     )
-    .with_token("cpl_id_secret".parse().unwrap())
+    .with_token(token())
+}
+
+fn token() -> BearerToken {
+    let text = format!("cpl_{}_{}", "1d".repeat(8), "5ec7".repeat(16));
+    text.parse().unwrap()
 }
 
 fn header<'a>(request: &'a Request, name: &str) -> &'a str {
@@ -176,9 +182,9 @@ async fn options_and_names_are_sent_as_they_must_be() {
     assert_eq!(header(request, IDEMPOTENCY_KEY), "mine");
     assert_eq!(
         header(request, AUTHORIZATION.as_str()),
-        "Bearer cpl_id_secret"
+        format!("Bearer {}", token().reveal())
     );
-    assert!(!format!("{request:?}").contains("secret"));
+    assert!(!format!("{request:?}").contains("5ec7"));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::fmt::{Debug, Formatter};
 use std::str::FromStr;
 
+use cpl_core::access;
 use cpl_core::clock::Timestamp;
 use cpl_core::ids::IdGen;
 use serde::{Deserialize, Serialize};
@@ -11,10 +12,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// `Debug` shows the id only; there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BearerToken {
-    text: String,
-    id_end: usize,
-}
+pub struct BearerToken(String);
 
 /// The text is no token. It is not repeated here, since it may be a mistyped one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,52 +20,35 @@ pub struct BearerToken {
 pub struct BadToken;
 
 impl BearerToken {
-    const PREFIX: &'static str = "cpl_";
-    const LONGEST: usize = 256;
-
-    /// A fresh one: an id of 16 hexadecimal digits and a secret of 256 bits.
+    /// A fresh one.
     pub fn draw(ids: &dyn IdGen) -> Self {
-        let id = u64::try_from(ids.fresh() >> 64).unwrap_or_default();
-        let text = format!(
-            "{}{id:016x}_{:032x}{:032x}",
-            Self::PREFIX,
-            ids.fresh(),
-            ids.fresh()
-        );
-        Self {
-            id_end: Self::PREFIX.len() + 16,
-            text,
-        }
+        Self(access::Secret::draw(ids).reveal().to_owned())
     }
 
     /// The id, which may be shown.
     pub fn id(&self) -> &str {
-        &self.text[Self::PREFIX.len()..self.id_end]
+        access::parse(&self.0).unwrap_or_default()
+    }
+
+    /// What a server keeps of it: the SHA-256 of the whole, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        access::hash(&self.0)
     }
 
     /// The whole text, for the header or the file that it goes into. Never for a log.
     pub fn reveal(&self) -> &str {
-        &self.text
+        &self.0
     }
 }
 
 impl FromStr for BearerToken {
     type Err = BadToken;
 
+    /// Spaces and line ends around it do not matter, since tokens come from files.
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let text = text.trim();
-        let (id, secret) = text
-            .strip_prefix(Self::PREFIX)
-            .and_then(|rest| rest.split_once('_'))
-            .ok_or(BadToken)?;
-        let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
-        if text.len() > Self::LONGEST || !word(id) || !word(secret) {
-            return Err(BadToken);
-        }
-        Ok(Self {
-            id_end: Self::PREFIX.len() + id.len(),
-            text: text.to_owned(),
-        })
+        access::parse(text).ok_or(BadToken)?;
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -163,23 +144,17 @@ mod tests {
 
     #[test]
     fn a_token_shows_its_id_and_never_its_secret() {
-        let token: BearerToken = "cpl_ab12_s3cr3t\n".parse().unwrap();
-        assert_eq!(token.id(), "ab12");
-        assert_eq!(token.reveal(), "cpl_ab12_s3cr3t");
-        assert!(!format!("{token:?}").contains("s3cr3t"));
+        let secret = "5ec7".repeat(16);
+        let text = format!("cpl_{}_{secret}", "ab12".repeat(4));
+        let token: BearerToken = format!("{text}\n").parse().unwrap();
+        assert_eq!(token.id(), "ab12ab12ab12ab12");
+        assert_eq!(token.reveal(), text);
+        assert!(!format!("{token:?}").contains("5ec7"));
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        for text in [
-            "",
-            "cpl_",
-            "cpl_a",
-            "cpl__b",
-            "cpl_a_",
-            "cpl_a_b c",
-            "xpl_a_b",
-        ] {
+        for text in ["", "cpl_", "cpl_a_b", "cpl_ab12ab12ab12ab12_5ec7"] {
             assert_eq!(text.parse::<BearerToken>(), Err(BadToken), "{text}");
         }
     }
