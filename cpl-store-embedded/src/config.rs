@@ -1,0 +1,41 @@
+//! What an embedder may choose.
+
+/// How much the store keeps, and how much it takes on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Revisions that stay readable and watchable; older ones are compacted by themselves.
+    pub log_revisions: u64,
+    /// Bytes of log that stay; reaching this compacts even fewer revisions than `log_revisions`,
+    /// since the log is also held in memory.
+    pub log_bytes: u64,
+    /// Requests that may wait for the writer; more are refused as overloaded.
+    pub queue: usize,
+    /// Transaction ids that may be remembered at once, which bounds their memory (about 150 bytes
+    /// each). A transaction with an id above it is refused as overloaded: forgetting an id before
+    /// its time would let a late original apply twice.
+    pub outcome_records: usize,
+    /// What drives the writes.
+    pub writer: Writer,
+}
+
+/// What drives the writes of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// A thread of the store's own, which commits together whatever queued during the commit before.
+    Thread,
+    /// The caller's own thread, one request at a time: for the simulator and for tools. It blocks the
+    /// executor while the disk works.
+    Inline,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            log_revisions: 10_000,
+            log_bytes: 64 << 20,
+            queue: 1_024,
+            outcome_records: 2_000_000,
+            writer: Writer::Thread,
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The writer without a thread: evaluates a batch, makes it durable, makes it readable.
+//!
+//! ```text
+//! requests -> evaluate in order -> one log record -> durable -> index -> answers
+//!                                        later: key table <- checkpoint steps -> log trimmed
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use cpl_core::store::{
+    Clock, Commit, Cursor, Error, Expect, Key, KeyMeta, Kind, Op, Outcome, Revision, Timestamp,
+    Txn, TxnId,
+};
+use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+use crate::disk::{Disk, LOG, WriteError};
+use crate::format::{Item, Mark, Record, Recorded};
+use crate::index::Index;
+use crate::store::Shared;
+
+/// One write.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A transaction that was validated.
+    Commit(Txn),
+    Outcome(TxnId),
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Commit(Commit),
+    Outcome(Outcome),
+}
+
+/// The only one who writes: to the file, and then to what is readable.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) disk: Disk,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: Config,
+    pub(crate) mark: Mark,
+    /// Log records that are not trimmed, oldest first; the first has the sequence `mark.record`.
+    pub(crate) records: VecDeque<Kept>,
+    pub(crate) log_bytes: u64,
+    /// Ids whose rows the next checkpoint step removes.
+    pub(crate) expired: Vec<TxnId>,
+    poison: Option<Poison>,
+}
+
+/// A log record, as far as checkpoints need it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) bytes: u64,
+    pub(crate) items: Vec<KeptItem>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptItem {
+    pub(crate) revision: Revision,
+    pub(crate) changed: bool,
+    pub(crate) id: Option<TxnId>,
+}
+
+impl Kept {
+    pub(crate) fn new(record: &Record, bytes: usize) -> Self {
+        let items = record.items.iter().map(|item| KeptItem {
+            revision: item.revision,
+            changed: !item.changes.is_empty(),
+            id: item.record.as_ref().map(|(id, _)| *id),
+        });
+        Self {
+            bytes: bytes as u64,
+            items: items.collect(),
+        }
+    }
+}
+
+/// Why nothing is written any more until the file is opened again.
+#[derive(Clone, Debug)]
+struct Poison {
+    kind: Kind,
+    why: String,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        disk: Disk,
+        shared: Arc<Shared>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        mark: Mark,
+    ) -> Self {
+        Self {
+            disk,
+            shared,
+            clock,
+            config,
+            mark,
+            records: VecDeque::new(),
+            log_bytes: 0,
+            expired: Vec::new(),
+            poison: None,
+        }
+    }
+
+    /// Takes over a record that the log holds already.
+    pub(crate) fn keep(&mut self, record: &Record, bytes: usize) {
+        self.records.push_back(Kept::new(record, bytes));
+        self.log_bytes += bytes as u64;
+    }
+
+    /// Evaluates the requests in order, each on the state that its predecessors leave, and answers
+    /// once all of them are durable. Blocks while the disk works.
+    ///
+    /// When the disk fails, every answer of the batch is that failure, also those that changed
+    /// nothing: they may have seen a predecessor that nobody knows to be durable. From then on every
+    /// write is refused.
+    pub(crate) fn commit(&mut self, requests: Vec<Request>) -> Vec<Result<Answer, Error>> {
+        if let Some(poison) = &self.poison {
+            return requests.iter().map(|_| Err(poison.refuse())).collect();
+        }
+        let now = self.clock.wall();
+        let (answers, items) = self.evaluate(requests, now);
+        if items.is_empty() {
+            return answers;
+        }
+        match self.append(items) {
+            Ok(()) => answers,
+            Err(failed) => {
+                let failure = failed.explain("commit to the log");
+                let count = answers.len();
+                self.fail(&failure);
+                let again = |_| Error::new(failure.kind().clone(), failure.to_string());
+                let mut errors: Vec<_> = (1..count).map(|n| Err(again(n))).collect();
+                errors.push(Err(failure));
+                errors
+            },
+        }
+    }
+
+    fn evaluate(
+        &self,
+        requests: Vec<Request>,
+        now: Timestamp,
+    ) -> (Vec<Result<Answer, Error>>, Vec<Item>) {
+        let index = self.shared.index();
+        let mut batch = Batch {
+            index: &index,
+            now,
+            head: index.head,
+            changed: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            outcome_records: self.config.outcome_records,
+            items: Vec::new(),
+        };
+        let answers = requests
+            .into_iter()
+            .map(|request| match request {
+                Request::Commit(txn) => batch.commit(txn).map(Answer::Commit),
+                Request::Outcome(id) => batch.outcome(id).map(Answer::Outcome),
+            })
+            .collect();
+        (answers, batch.items)
+    }
+
+    fn append(&mut self, items: Vec<Item>) -> Result<(), WriteError> {
+        let base = self.shared.index().head;
+        let record = Record { base, items };
+        let sequence = self.mark.record + self.records.len() as u64;
+        let row = record.encode(sequence);
+        self.disk.write(|transaction| {
+            let mut log = transaction.open_table(LOG)?;
+            log.insert(sequence, row.as_slice())?;
+            Ok(())
+        })?;
+        self.keep(&record, row.len());
+        self.publish(record.items);
+        Ok(())
+    }
+
+    fn publish(&self, items: Vec<Item>) {
+        let mut index = self.shared.index_mut();
+        for item in items {
+            index.apply(item);
+        }
+        let revision = index.head;
+        drop(index);
+        self.shared.head.send_if_modified(|head| {
+            let moved = head.revision != revision;
+            head.revision = revision;
+            moved
+        });
+    }
+
+    /// Refuses every later write: after a failed commit the file may hold what the index does not.
+    pub(crate) fn fail(&mut self, failure: &Error) {
+        let kind = match failure.kind() {
+            Kind::Corrupt => Kind::Corrupt,
+            _ => Kind::ReadOnly,
+        };
+        let source = std::error::Error::source(failure).map(ToString::to_string);
+        let why = source.unwrap_or_else(|| failure.to_string());
+        tracing::error!(%why, "the embedded store takes no more writes until it is opened again");
+        self.poison = Some(Poison { kind, why });
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.poison.as_ref().map(Poison::refuse)
+    }
+}
+
+impl Poison {
+    fn refuse(&self) -> Error {
+        let context = format!(
+            "write to the store: an earlier write failed ({}); open the file again",
+            self.why
+        );
+        Error::new(self.kind.clone(), context)
+    }
+}
+
+/// The durable state with what the batch adds to it.
+struct Batch<'a> {
+    index: &'a Index,
+    now: Timestamp,
+    head: Revision,
+    changed: BTreeMap<Key, Option<KeyMeta>>,
+    recorded: BTreeMap<TxnId, Recorded>,
+    outcome_records: usize,
+    items: Vec<Item>,
+}
+
+impl Batch<'_> {
+    fn commit(&mut self, txn: Txn) -> Result<Commit, Error> {
+        let body = txn.id.map(|id| (id, digest(&txn)));
+        if let Some((id, body)) = body {
+            if let Some(recorded) = self.recorded(id) {
+                return self.replay(&recorded, body);
+            }
+            self.check_room()?;
+        }
+        let failed = self.failed(&txn);
+        if !failed.is_empty() {
+            let at = self.cursor(self.head);
+            return Ok(Commit::CompareFailed { failed, at });
+        }
+        let next = Revision(self.head.0 + 1);
+        let changes = self.change(txn.ops, next);
+        if !changes.is_empty() {
+            self.head = next;
+        }
+        let record = body.map(|(id, body)| (id, Outcome::Applied(self.head), body));
+        self.push(changes, record);
+        Ok(Commit::Applied {
+            at: self.cursor(self.head),
+            replayed: false,
+        })
+    }
+
+    fn outcome(&mut self, id: TxnId) -> Result<Outcome, Error> {
+        if let Some(recorded) = self.recorded(id) {
+            return Ok(recorded.outcome);
+        }
+        self.check_room()?;
+        self.push(Vec::new(), Some((id, Outcome::Void, [0; 32])));
+        Ok(Outcome::Void)
+    }
+
+    fn replay(&self, recorded: &Recorded, body: [u8; 32]) -> Result<Commit, Error> {
+        let refuse = |kind| Err(Error::new(kind, "commit a transaction"));
+        match recorded.outcome {
+            Outcome::Void => refuse(Kind::TxnVoid),
+            Outcome::Applied(_) if recorded.body != body => refuse(Kind::TxnIdReused),
+            Outcome::Applied(revision) => Ok(Commit::Applied {
+                at: self.cursor(revision),
+                replayed: true,
+            }),
+        }
+    }
+
+    fn failed(&self, txn: &Txn) -> Vec<(Key, Option<KeyMeta>)> {
+        let metas = txn.compares.iter().filter_map(|compare| {
+            let meta = self.meta(&compare.key);
+            let holds = match compare.expect {
+                Expect::ModRevision(revision) => meta.is_some_and(|m| m.mod_revision == revision),
+                Expect::Absent => meta.is_none(),
+            };
+            (!holds).then(|| (compare.key.clone(), meta))
+        });
+        metas.collect()
+    }
+
+    /// What the writes really change, in key order.
+    fn change(&mut self, ops: Vec<Op>, revision: Revision) -> Vec<(Key, Option<bytes::Bytes>)> {
+        let mut changes = Vec::with_capacity(ops.len());
+        for op in ops {
+            let (key, value) = match op {
+                Op::Put(key, value) => (key, Some(value)),
+                Op::Delete(key) => (key, None),
+            };
+            let before = self.meta(&key);
+            let after = value.as_ref().map(|_| KeyMeta {
+                create_revision: before.map_or(revision, |meta| meta.create_revision),
+                mod_revision: revision,
+                version: before.map_or(1, |meta| meta.version + 1),
+            });
+            if before.is_some() || after.is_some() {
+                self.changed.insert(key.clone(), after);
+                changes.push((key, value));
+            }
+        }
+        changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        changes
+    }
+
+    fn push(
+        &mut self,
+        changes: Vec<(Key, Option<bytes::Bytes>)>,
+        record: Option<(TxnId, Outcome, [u8; 32])>,
+    ) {
+        let record = record.map(|(id, outcome, body)| {
+            let at = self.now;
+            (id, Recorded { at, outcome, body })
+        });
+        if let Some((id, recorded)) = record {
+            self.recorded.insert(id, recorded);
+        }
+        if record.is_some() || !changes.is_empty() {
+            self.items.push(Item {
+                revision: self.head,
+                record,
+                changes,
+            });
+        }
+    }
+
+    fn meta(&self, key: &Key) -> Option<KeyMeta> {
+        match self.changed.get(key) {
+            Some(meta) => *meta,
+            None => self.index.meta(key),
+        }
+    }
+
+    fn recorded(&self, id: TxnId) -> Option<Recorded> {
+        let held = || self.index.outcomes.get(id, self.now).copied();
+        self.recorded.get(&id).copied().or_else(held)
+    }
+
+    fn check_room(&self) -> Result<(), Error> {
+        if self.index.outcomes.len() + self.recorded.len() < self.outcome_records {
+            return Ok(());
+        }
+        let context = "record a transaction id: too many are remembered already";
+        Err(Error::new(Kind::Overloaded, context))
+    }
+
+    fn cursor(&self, revision: Revision) -> Cursor {
+        self.index.cursor(revision)
+    }
+}
+
+/// What makes two transactions the same: everything but the id.
+fn digest(txn: &Txn) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut field = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    for compare in &txn.compares {
+        field(compare.key.as_bytes());
+        match compare.expect {
+            Expect::Absent => field(b"absent"),
+            Expect::ModRevision(revision) => field(&revision.0.to_be_bytes()),
+        }
+    }
+    // Compares are pairs and writes are triples: without this a compare could pass as a write.
+    field(b"writes");
+    for op in &txn.ops {
+        field(op.key().as_bytes());
+        match op {
+            Op::Put(_, value) => {
+                field(b"put");
+                field(value);
+            },
+            Op::Delete(_) => field(b"delete"),
+        }
+    }
+    hash.finalize().into()
+}

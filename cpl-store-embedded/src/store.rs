@@ -1,0 +1,307 @@
+//! The store itself: opens files, serves reads from memory, hands writes to the writer.
+
+use std::fmt::{Debug, Formatter};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use async_trait::async_trait;
+use cpl_core::store::{
+    Clock, Commit, Cursor, Entry, Error, IdGen, Identity, Incarnation, Key, Kind, Limits,
+    ListRequest, Opening, Outcome, Page, Range, Read, Revision, Store, StoreId, Txn, TxnId,
+    WatchStream,
+};
+use redb::StorageBackend;
+use tokio::sync::watch;
+
+use crate::config::{Config, Writer};
+use crate::disk::{Disk, Draft, Loaded, corrupt};
+use crate::engine::{Answer, Engine, Request};
+use crate::format::{FORMAT, Label, Mark, OpeningNote};
+use crate::index::Index;
+use crate::writer::{Inline, Queue, Submit};
+
+/// A store in one file.
+///
+/// # Contract
+///
+/// - That of [`Store`]; `limits().exclusive` is true, since the file is locked while it is open.
+/// - Reads are answered from memory and never wait for the disk.
+/// - **Dropping a future** of a write leaves it queued: it may still commit.
+/// - **A failed disk** stops writing, not reading: the failed writes answer with
+///   [`Kind::CommitUnknown`] (or [`Kind::ReadOnly`] when nothing was begun), every later one with
+///   [`Kind::ReadOnly`], until the file is opened again.
+/// - **Dropping the store** waits for the writes that are queued, then closes the file. Watches
+///   end with `Closed`.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    submit: Box<dyn Submit>,
+}
+
+/// What the writer, the readers and the watches have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    index: RwLock<Index>,
+    pub(crate) head: watch::Sender<Head>,
+}
+
+/// What watches wait for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) revision: Revision,
+    pub(crate) closed: bool,
+}
+
+impl Shared {
+    // A panic while the index is changed would be a bug of this crate; the index is changed only
+    // after the disk has the change, so going on is no worse than opening the file again.
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EmbeddedStore {
+    /// Creates the file of an empty store; it is opened by [`EmbeddedStore::open`].
+    ///
+    /// The file is made under a temporary name beside `path` and appears whole or not at all, with
+    /// the mode 0600. Blocks while the disk works.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when `path` exists or cannot be made.
+    pub fn create(path: impl AsRef<Path>, ids: &dyn IdGen) -> Result<StoreId, Error> {
+        let draft = Draft::new(path.as_ref(), ids.fresh())?;
+        let label = fresh_label(ids);
+        draft.disk.initialise(&label, &EMPTY)?;
+        draft.publish()?;
+        Ok(label.store)
+    }
+
+    /// Opens a file that [`EmbeddedStore::create`], `import` or `backup` made; never makes one.
+    ///
+    /// Everything in the file is read and checked. Blocks while the disk works.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when there is no store of this format at `path`, [`Kind::NotConnected`] when
+    /// another process has it open, [`Kind::Corrupt`] when it is damaged. The message says which.
+    pub fn open(
+        path: impl AsRef<Path>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+    ) -> Result<Self, Error> {
+        Self::start(Disk::open(path.as_ref())?, config, clock, ids)
+    }
+
+    /// Opens the file, or creates it when nothing is at `path`.
+    pub fn open_or_create(
+        path: impl AsRef<Path>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        if let Ok(false) = path.try_exists()
+            && let Err(error) = Self::create(path, ids)
+            // Another process may have made it at the same moment; then opening says who has it.
+            && !matches!(path.try_exists(), Ok(true))
+        {
+            return Err(error);
+        }
+        Self::open(path, config, clock, ids)
+    }
+
+    /// Opens what a simulated disk holds, or makes a store on it when it is empty.
+    pub fn open_on(
+        backend: impl StorageBackend,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+    ) -> Result<Self, Error> {
+        let disk = Disk::on(backend)?;
+        if disk.is_blank()? {
+            disk.initialise(&fresh_label(ids), &EMPTY)?;
+        }
+        Self::start(disk, config, clock, ids)
+    }
+
+    fn start(
+        disk: Disk,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+    ) -> Result<Self, Error> {
+        let engine = recover(disk, config, clock, ids)?;
+        let shared = Arc::clone(&engine.shared);
+        let submit: Box<dyn Submit> = match config.writer {
+            Writer::Thread => Box::new(Queue::start(engine)?),
+            Writer::Inline => Box::new(Inline(Mutex::new(Some(engine)))),
+        };
+        Ok(Self { shared, submit })
+    }
+
+    /// Which store this is.
+    pub fn identity(&self) -> Identity {
+        self.shared.index().cursor(Revision(0)).identity
+    }
+
+    /// Commits what is queued, ends the watches with `Closed`, and gives the file back.
+    ///
+    /// Idempotent. Every later call is refused with [`Kind::NotConnected`]. Dropping the future does
+    /// not stop the closing.
+    pub async fn close(&self) {
+        self.submit.stop();
+        let mut head = self.shared.head.subscribe();
+        // The sender is ours: it cannot go while we wait.
+        let _closed = head.wait_for(|head| head.closed).await;
+    }
+
+    fn readable(&self) -> Result<RwLockReadGuard<'_, Index>, Error> {
+        if self.shared.head.borrow().closed {
+            return Err(closed());
+        }
+        Ok(self.shared.index())
+    }
+
+    async fn write(&self, request: Request) -> Result<Answer, Error> {
+        let answer = self.submit.write(request)?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(Kind::NotConnected, "use the store: it is closed")
+}
+
+fn gone() -> Error {
+    let context = "write to the store: the writer ended without an answer";
+    Error::new(Kind::CommitUnknown, context)
+}
+
+const EMPTY: Mark = Mark {
+    applied: Revision(0),
+    record: 0,
+    item: 0,
+    compacted: Revision(0),
+    keys: 0,
+};
+
+fn fresh_label(ids: &dyn IdGen) -> Label {
+    Label {
+        format: FORMAT,
+        store: StoreId::fresh(ids),
+        incarnation: Incarnation(1),
+    }
+}
+
+/// Replays the log on the key table, and notes the opening.
+fn recover(
+    disk: Disk,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ids: &dyn IdGen,
+) -> Result<Engine, Error> {
+    let Loaded {
+        mut index,
+        openings,
+        mark,
+        records,
+    } = disk.load()?;
+    let mut kept = Vec::new();
+    for (at, (record, bytes)) in records.into_iter().enumerate() {
+        kept.push(crate::engine::Kept::new(&record, bytes));
+        let done = if at == 0 { mark.item } else { 0 };
+        let done = usize::try_from(done).unwrap_or(usize::MAX);
+        for item in record.items.into_iter().skip(done) {
+            let expected = index.head.0 + u64::from(!item.changes.is_empty());
+            if item.revision.0 != expected {
+                return Err(corrupt("the log does not continue the key table"));
+            }
+            index.apply(item);
+        }
+    }
+    if index.head < mark.compacted {
+        return Err(corrupt("the log ends before what is compacted"));
+    }
+    let note = OpeningNote {
+        opening: nonce(ids),
+        from: index.head,
+    };
+    let openings = disk.note_opening(openings, note)?;
+    index.opened(openings);
+    let (head, _) = watch::channel(Head {
+        revision: index.head,
+        closed: false,
+    });
+    let shared = Arc::new(Shared {
+        index: RwLock::new(index),
+        head,
+    });
+    let mut engine = Engine::new(disk, shared, clock, config, mark);
+    engine.log_bytes = kept.iter().map(|kept| kept.bytes).sum();
+    engine.records = kept.into();
+    Ok(engine)
+}
+
+/// Never zero, which stands for a store without openings.
+fn nonce(ids: &dyn IdGen) -> Opening {
+    // Half of the bits always fit.
+    let bits = u64::try_from(ids.fresh() >> 64).unwrap_or(u64::MAX);
+    Opening(bits.max(1))
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    fn limits(&self) -> Limits {
+        Limits::portable(true)
+    }
+
+    async fn head(&self) -> Result<Cursor, Error> {
+        let index = self.readable()?;
+        Ok(index.cursor(index.head))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Read<Option<Entry>>, Error> {
+        Ok(self.readable()?.get(key))
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page, Error> {
+        self.readable()?.list(&request)
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit, Error> {
+        txn.validate(&self.limits())?;
+        match self.write(Request::Commit(txn)).await? {
+            Answer::Commit(commit) => Ok(commit),
+            Answer::Outcome(_) => Err(gone()),
+        }
+    }
+
+    async fn watch(&self, range: Range, after: Cursor) -> Result<WatchStream, Error> {
+        self.readable()?.check_cursor(&after)?;
+        Ok(crate::watch::stream(Arc::clone(&self.shared), range, after))
+    }
+
+    async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
+        match self.write(Request::Outcome(id)).await? {
+            Answer::Outcome(outcome) => Ok(outcome),
+            Answer::Commit(_) => Err(gone()),
+        }
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), Error> {
+        let done = self.submit.compact(through)?;
+        done.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedStore")
+            .field("identity", &self.identity())
+            .field("head", &*self.shared.head.borrow())
+            .finish_non_exhaustive()
+    }
+}

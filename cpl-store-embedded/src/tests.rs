@@ -1,0 +1,185 @@
+//! Behaviour through the public face; the contract itself is tested by the conformance suite.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cpl_core::store::{
+    Class, Commit, Error, Key, Kind, ListRequest, Outcome, Range, Revision, Store, Txn, TxnId,
+    WatchItem,
+};
+use cpl_host::Host;
+use futures::StreamExt as _;
+use tempfile::TempDir;
+
+use super::*;
+
+fn place() -> (TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("store.redb");
+    (dir, path)
+}
+
+fn open_with(path: &Path, config: Config) -> Result<EmbeddedStore, Error> {
+    let host = Host::new();
+    EmbeddedStore::open_or_create(path, config, Arc::clone(&host.clock), &*host.ids)
+}
+
+fn open(path: &Path) -> EmbeddedStore {
+    open_with(path, Config::default()).unwrap()
+}
+
+fn refused(path: &Path) -> Error {
+    let host = Host::new();
+    EmbeddedStore::open(path, Config::default(), host.clock, &*host.ids).unwrap_err()
+}
+
+fn key(text: impl Into<String>) -> Key {
+    Key::new(text.into()).unwrap()
+}
+
+async fn put(store: &EmbeddedStore, name: &str, value: &str) -> Revision {
+    let txn = Txn::new().put(key(name), value.to_owned());
+    let Commit::Applied { at, .. } = store.commit(txn).await.unwrap() else {
+        panic!("nothing was compared");
+    };
+    at.revision
+}
+
+async fn all(store: &dyn Store) -> Vec<String> {
+    let mut request = ListRequest::first(Range::all());
+    let mut found = Vec::new();
+    loop {
+        let page = store.list(request.clone()).await.unwrap();
+        found.extend(page.entries.iter().map(|entry| {
+            let value = String::from_utf8_lossy(&entry.value);
+            format!("{}={value}@{:?}", entry.key, entry.meta)
+        }));
+        request.page = page.next;
+        if request.page.is_none() {
+            return found;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_reopening() {
+    let (_dir, path) = place();
+    let store = open(&path);
+    put(&store, "a", "1").await;
+    put(&store, "a", "2").await;
+    let cursor = store.head().await.unwrap();
+    put(&store, "b", "3").await;
+    let before = all(&store).await;
+    drop(store);
+
+    let store = open(&path);
+    assert_eq!(all(&store).await, before);
+    let mut watch = store.watch(Range::all(), cursor).await.unwrap();
+    let Some(WatchItem::Events { at, events }) = watch.next().await else {
+        panic!("an event was logged after the cursor");
+    };
+    assert_eq!((at.revision, events.len()), (Revision(3), 1));
+    assert_eq!(put(&store, "c", "4").await, Revision(4));
+}
+
+#[tokio::test]
+async fn checkpoints_keep_what_is_live_and_forget_the_rest() {
+    let (_dir, path) = place();
+    let config = Config {
+        log_revisions: 10,
+        ..Config::default()
+    };
+    let store = open_with(&path, config).unwrap();
+    let first = store.head().await.unwrap();
+    let id = TxnId(7);
+    let named = Txn::new().put(key("named"), "x").with_id(id);
+    store.commit(named.clone()).await.unwrap();
+    for round in 0..100 {
+        put(&store, &format!("k{}", round % 7), &round.to_string()).await;
+    }
+    let gone = Txn::new().delete(key("k3"));
+    store.commit(gone).await.unwrap();
+    store.compact(Revision(102)).await.unwrap();
+    let before = all(&store).await;
+    store.close().await;
+    drop(store);
+
+    let store = open(&path);
+    assert_eq!(all(&store).await, before);
+    let refused = store.watch(Range::all(), first).await.err().unwrap();
+    let compacted = Revision(102);
+    assert_eq!(*refused.kind(), Kind::Compacted { compacted });
+    let again = store.commit(named).await.unwrap();
+    assert!(matches!(again, Commit::Applied { at, replayed: true } if at.revision == Revision(1)));
+    assert_eq!(store.outcome(TxnId(8)).await.unwrap(), Outcome::Void);
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused_while_the_first_one_lasts() {
+    let (_dir, path) = place();
+    let store = open(&path);
+    let error = refused(&path);
+    assert_eq!(error.class(), Class::NotApplied);
+    assert!(error.to_string().contains("another process"), "{error}");
+    store.close().await;
+    drop(open(&path));
+}
+
+#[tokio::test]
+async fn cursors_of_a_copy_that_went_its_own_way_are_refused() {
+    let (dir, path) = place();
+    drop(open(&path));
+    let copy = dir.path().join("copy.redb");
+    std::fs::copy(&path, &copy).unwrap();
+    let (original, copy) = (open(&path), open(&copy));
+    put(&original, "a", "1").await;
+    put(&copy, "a", "2").await;
+    let cursor = original.head().await.unwrap();
+    let error = copy.watch(Range::all(), cursor).await.err().unwrap();
+    assert_eq!(*error.kind(), Kind::IdentityChanged);
+}
+
+#[test]
+fn what_is_no_store_is_refused_by_name() {
+    let (dir, path) = place();
+    let check = |path: &Path, kind: &Kind, says: &str| {
+        let error = refused(path);
+        let text = error.to_string();
+        assert!(error.kind() == kind && text.contains(says), "{error:?}");
+    };
+    check(&path, &Kind::Invalid, "no such file");
+    check(dir.path(), &Kind::Invalid, "directory");
+    std::fs::write(&path, b"").unwrap();
+    check(&path, &Kind::Invalid, "empty");
+    std::fs::write(&path, b"{\"this\": \"is not a database\"}").unwrap();
+    check(&path, &Kind::Invalid, "not a redb database");
+    std::fs::remove_file(&path).unwrap();
+    drop(redb::Database::create(&path).unwrap());
+    check(&path, &Kind::Invalid, "not one of this store");
+}
+
+#[test]
+fn a_store_is_created_once_and_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (dir, path) = place();
+    EmbeddedStore::create(&path, &*Host::new().ids).unwrap();
+    let again = EmbeddedStore::create(&path, &*Host::new().ids).unwrap_err();
+    assert_eq!(*again.kind(), Kind::Invalid);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn there_is_one_place_that_begins_writes() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut places = Vec::new();
+    for file in std::fs::read_dir(sources).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let found = text.matches(concat!("begin_", "write(")).count();
+        places.extend(std::iter::repeat_n(path, found));
+    }
+    let names: Vec<_> = places.iter().filter_map(|path| path.file_name()).collect();
+    assert_eq!(names, ["disk.rs"]);
+}

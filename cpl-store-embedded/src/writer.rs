@@ -1,0 +1,257 @@
+//! What drives the engine: a thread of its own, or whoever calls.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use cpl_core::store::{Error, Kind, Revision};
+use tokio::sync::oneshot;
+
+use crate::engine::{Answer, Engine, Request};
+use crate::store::{Shared, closed};
+
+/// Most transactions, and about how many bytes, of one durable commit: what keeps one commit short.
+const BATCH_REQUESTS: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// Most bytes that wait for the writer.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// The answer to a write, once it is there; gone when the writer ended without one.
+pub(crate) type Pending<T> = oneshot::Receiver<Result<T, Error>>;
+
+/// Takes writes.
+pub(crate) trait Submit: Send + Sync + Debug {
+    fn write(&self, request: Request) -> Result<Pending<Answer>, Error>;
+    fn compact(&self, through: Revision) -> Result<Pending<()>, Error>;
+    /// Takes no more, finishes what was taken, gives the file back, then says that it is closed.
+    fn stop(&self);
+}
+
+enum Job {
+    Write(Request, oneshot::Sender<Result<Answer, Error>>),
+    Compact(Revision, oneshot::Sender<Result<(), Error>>),
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Write(Request::Commit(txn), _) => txn.bytes(),
+            Self::Write(Request::Outcome(_), _) | Self::Compact(..) => 0,
+        }
+    }
+}
+
+/// A queue before a thread.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    bytes: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Queue {
+    pub(crate) fn start(engine: Engine) -> Result<Self, Error> {
+        let (jobs, taken) = sync_channel(engine.config.queue);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let queued = Arc::clone(&bytes);
+        let thread = std::thread::Builder::new()
+            .name("cpl-store-writer".to_owned())
+            .spawn(move || run(engine, &taken, &queued))
+            .map_err(|error| {
+                Error::new(Kind::NotConnected, "start the store's writer").with_source(error)
+            })?;
+        Ok(Self {
+            jobs: Mutex::new(Some(jobs)),
+            bytes,
+            thread: Some(thread),
+        })
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Option<SyncSender<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) -> Result<(), Error> {
+        let overloaded = || Error::new(Kind::Overloaded, "queue a write: the queue is full");
+        let bytes = job.bytes();
+        let jobs = self.jobs();
+        let Some(jobs) = jobs.as_ref() else {
+            return Err(closed());
+        };
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(overloaded());
+        }
+        jobs.try_send(job).map_err(|error| {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => overloaded(),
+                TrySendError::Disconnected(_) => closed(),
+            }
+        })
+    }
+}
+
+impl Submit for Queue {
+    fn write(&self, request: Request) -> Result<Pending<Answer>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.push(Job::Write(request, answer))?;
+        Ok(pending)
+    }
+
+    fn compact(&self, through: Revision) -> Result<Pending<()>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.push(Job::Compact(through, answer))?;
+        Ok(pending)
+    }
+
+    fn stop(&self) {
+        self.jobs().take();
+    }
+}
+
+impl Drop for Queue {
+    /// Waits for the thread, so that the file can be opened again right after.
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer has been told to its callers as unknown outcomes.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Says "closed" when the writer ends in whatever way, after the engine has given the file back.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.head.send_modify(|head| head.closed = true);
+    }
+}
+
+fn run(mut engine: Engine, jobs: &Receiver<Job>, queued: &AtomicUsize) {
+    let closing = Closing(Arc::clone(&engine.shared));
+    let mut busy = true;
+    loop {
+        // While a checkpoint has steps left, new jobs are only looked for, not waited for.
+        let job = match jobs.try_recv() {
+            Err(TryRecvError::Empty) if !busy => {
+                jobs.recv().map_err(|_| TryRecvError::Disconnected)
+            },
+            looked => looked,
+        };
+        match job {
+            Ok(job) => serve(&mut engine, job, jobs, queued),
+            Err(TryRecvError::Empty) => {},
+            Err(TryRecvError::Disconnected) => break,
+        }
+        busy = maintain(&mut engine);
+    }
+    drop(engine);
+    drop(closing);
+}
+
+/// Serves a job and what has queued behind it: writes together, a compaction on its own.
+fn serve(engine: &mut Engine, first: Job, jobs: &Receiver<Job>, queued: &AtomicUsize) {
+    let mut requests = Vec::new();
+    let mut answers = Vec::new();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(job) = next.take() {
+        bytes += job.bytes();
+        queued.fetch_sub(job.bytes(), Ordering::Relaxed);
+        match job {
+            Job::Write(request, answer) => {
+                requests.push(request);
+                answers.push(answer);
+            },
+            Job::Compact(through, answer) => {
+                flush(
+                    engine,
+                    std::mem::take(&mut requests),
+                    std::mem::take(&mut answers),
+                );
+                // Whoever asked may have stopped waiting; the compaction stands.
+                let _ = answer.send(engine.compact(through));
+                return;
+            },
+        }
+        if requests.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
+            next = jobs.try_recv().ok();
+        }
+    }
+    flush(engine, requests, answers);
+}
+
+fn flush(
+    engine: &mut Engine,
+    requests: Vec<Request>,
+    answers: Vec<oneshot::Sender<Result<Answer, Error>>>,
+) {
+    if requests.is_empty() {
+        return;
+    }
+    for (answer, result) in answers.into_iter().zip(engine.commit(requests)) {
+        // Whoever asked may have stopped waiting; the commit stands.
+        let _ = answer.send(result);
+    }
+}
+
+/// Compacts and checkpoints a little; whether more is left to do.
+fn maintain(engine: &mut Engine) -> bool {
+    let mut more = engine.auto_compact().is_ok();
+    for _ in 0..engine.steps_due() {
+        // A failure has poisoned the engine, which is told to whoever writes next.
+        more = more && engine.step().unwrap_or(false);
+    }
+    more
+}
+
+/// The caller's own thread. `None` once it is stopped.
+#[derive(Debug)]
+pub(crate) struct Inline(pub(crate) Mutex<Option<Engine>>);
+
+impl Inline {
+    fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> Result<T, Error> {
+        let mut engine = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        engine.as_mut().map(work).ok_or_else(closed)
+    }
+}
+
+impl Submit for Inline {
+    fn write(&self, request: Request) -> Result<Pending<Answer>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.with(|engine| {
+            flush(engine, vec![request], vec![answer]);
+            maintain(engine);
+        })?;
+        Ok(pending)
+    }
+
+    fn compact(&self, through: Revision) -> Result<Pending<()>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.with(|engine| {
+            let _ = answer.send(engine.compact(through));
+            while maintain(engine) {}
+        })?;
+        Ok(pending)
+    }
+
+    fn stop(&self) {
+        let mut engine = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = engine.take() {
+            let closing = Closing(Arc::clone(&engine.shared));
+            drop(engine);
+            drop(closing);
+        }
+    }
+}
+
+impl Drop for Inline {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
