@@ -1,2 +1,69 @@
-//! Placeholder.
-fn main() {}
+//! The project's own tool: `cargo xtask verify` and `cargo xtask test` are what a change must pass.
+
+mod failure;
+mod fix;
+mod goldens;
+mod output;
+mod process;
+mod programs;
+mod test_run;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Checks, tests and mends the workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check everything that can be checked without running tests; writes nothing.
+    ///
+    /// In turn: formatting, clippy with warnings denied, the documentation of public and private
+    /// items with warnings denied, and whether generated files are what their commands write now.
+    /// Stops at the first step that fails, and exits with 1.
+    Verify,
+    /// Run all tests: examples in the documentation, unit and integration tests, live tests.
+    ///
+    /// Live tests start real programs (haproxy, curl, ip). On Debian and Ubuntu, run as root, missing
+    /// ones are installed with apt; otherwise the line to type is printed and nothing is run.
+    ///
+    /// Uses cargo-nextest where it is installed, `cargo test` otherwise. Goes on after a failure, ends
+    /// with a summary, and exits with 1 if anything failed.
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test -- -p cpl-core\n  \
+                            cargo xtask test -- stale_version"
+    )]
+    Test {
+        /// Arguments for `cargo nextest run` or `cargo test`: packages, name filters. With any, the
+        /// examples in the documentation are left out.
+        #[arg(last = true, value_name = "ARGS")]
+        rest: Vec<String>,
+    },
+    /// Mend what a machine can mend: clippy's suggestions, formatting, generated files.
+    ///
+    /// Writes into the tree, uncommitted changes or not. Review what changed before committing it.
+    Fix,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Verify => verify::verify(),
+        Command::Test { rest } => test_run::test(&rest),
+        Command::Fix => fix::fix(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::problem(failure);
+            ExitCode::FAILURE
+        },
+    }
+}

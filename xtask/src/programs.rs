@@ -1,0 +1,104 @@
+//! The programs that live tests start, and how they get onto this machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::failure::Failure;
+use crate::process::{self, program, run};
+
+/// A program and the Debian package that has it.
+#[derive(Clone, Copy, Debug)]
+struct Needed {
+    program: &'static str,
+    package: &'static str,
+}
+
+/// All programs that tests start.
+const NEEDED: &[Needed] = &[
+    Needed {
+        program: "haproxy",
+        package: "haproxy",
+    },
+    Needed {
+        program: "curl",
+        package: "curl",
+    },
+    Needed {
+        program: "ip",
+        package: "iproute2",
+    },
+];
+
+/// Installs what is missing and returns the names of the packages.
+///
+/// # Errors
+/// When something is missing and may not be installed from here; the message has the line to type.
+pub(crate) fn install_missing() -> Result<Vec<&'static str>, Failure> {
+    let packages = missing(NEEDED, process::has);
+    if packages.is_empty() {
+        return Ok(packages);
+    }
+    if !(is_root() && is_debian() && process::has("apt-get")) {
+        return Err(Failure::new(advice(&packages)));
+    }
+    run(program("apt-get", &["update"]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(&packages);
+    run(program("apt-get", &install).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    let still = missing(NEEDED, process::has);
+    if still.is_empty() {
+        return Ok(packages);
+    }
+    Err(Failure::new(format!(
+        "apt-get installed {} without the programs that the tests need",
+        still.join(" ")
+    )))
+}
+
+/// The packages of programs that are not there.
+fn missing(needed: &[Needed], has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let packages: BTreeSet<&str> = needed
+        .iter()
+        .filter(|needed| !has(needed.program))
+        .map(|needed| needed.package)
+        .collect();
+    packages.into_iter().collect()
+}
+
+fn advice(packages: &[&str]) -> String {
+    let packages = packages.join(" ");
+    format!(
+        "the tests need programs that are not installed: {packages}\n\
+         on Debian and Ubuntu, type:\n  \
+         sudo apt-get update && sudo apt-get install --yes --no-install-recommends {packages}"
+    )
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+fn is_debian() -> bool {
+    Path::new("/etc/debian_version").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_of_missing_programs_are_named() {
+        assert_eq!(missing(NEEDED, |name| name != "ip"), ["iproute2"]);
+        assert!(missing(NEEDED, |_| true).is_empty());
+    }
+
+    #[test]
+    fn advice_is_a_line_to_type() {
+        assert!(
+            advice(&["curl", "haproxy"])
+                .ends_with("sudo apt-get install --yes --no-install-recommends curl haproxy")
+        );
+    }
+}
