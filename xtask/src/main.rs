@@ -7,6 +7,7 @@ mod output;
 mod process;
 mod programs;
 mod test_run;
+mod tidy;
 mod verify;
 
 use std::process::ExitCode;
@@ -26,10 +27,16 @@ struct Arguments {
 enum Command {
     /// Check everything that can be checked without running tests; writes nothing.
     ///
-    /// In turn: formatting, clippy with warnings denied, the documentation of public and private
+    /// In turn: formatting, tidy, clippy with warnings denied, the documentation of public and private
     /// items with warnings denied, and whether generated files are what their commands write now.
     /// Stops at the first step that fails, and exits with 1.
     Verify,
+    /// Look for mechanical signs of drift from STYLE.md and ARCHITECTURE.md.
+    ///
+    /// Prints every finding as `path:line: rule: message`, then figures about the tree; exits with 1
+    /// if there is a finding. What is checked is the table in `xtask/src/tidy/table.rs`: who may import
+    /// whom, the order of slices and files, lengths, banned words, comments, names, import groups.
+    Tidy,
     /// Run all tests: examples in the documentation, unit and integration tests, live tests.
     ///
     /// Live tests start real programs (haproxy, curl, ip). On Debian and Ubuntu, run as root, missing
@@ -56,6 +63,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Verify => verify::verify(),
+        Command::Tidy => tidy::tidy(),
         Command::Test { rest } => test_run::test(&rest),
         Command::Fix => fix::fix(),
     };

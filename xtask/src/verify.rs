@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::process::{cargo, run, seconds, timed};
-use crate::{goldens, output};
+use crate::{goldens, output, tidy};
 
 /// One step: its name, and what it does.
 type Step = (&'static str, fn() -> Result<(), Failure>);
@@ -10,6 +10,7 @@ type Step = (&'static str, fn() -> Result<(), Failure>);
 /// Cheapest first; the first failure ends it.
 const STEPS: &[Step] = &[
     ("format", format),
+    ("tidy", tidy::tidy),
     ("clippy", clippy),
     ("docs", docs),
     ("goldens", goldens::check),
