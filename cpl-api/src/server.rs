@@ -1,6 +1,5 @@
 //! What a server says of itself and of its own work.
 
-use cpl_core::clock::Timestamp;
 use cpl_core::store::Identity;
 use cpl_core::version::ConfigVersion;
 use serde::{Deserialize, Serialize};
@@ -38,8 +37,10 @@ pub struct ConfigUpdateTask {
     pub related_change_id: String,
     /// Why, for people.
     pub reason: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it vanishes by itself unless it ends before.
-    pub expires_at: Timestamp,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// When its lease ends, RFC 3339; a task that is not done then is handed out again.
+    pub lease_until: String,
+    /// How often it was handed out.
+    pub attempt: u32,
 }

@@ -4,6 +4,7 @@
 //! three. The real ones are in the crate `cpl-host`.
 
 use std::fmt::{Debug, Display, Formatter};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -139,7 +140,8 @@ pub trait Spawner: Send + Sync + Debug {
 pub struct Task {
     name: &'static str,
     cancel: Option<Box<dyn FnOnce() + Send + Sync>>,
-    done: Option<BoxFuture<'static, ()>>,
+    /// In a lock only so that handles can be shared; nobody ever waits for it.
+    done: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Task {
@@ -152,16 +154,31 @@ impl Task {
         Self {
             name,
             cancel: Some(Box::new(cancel)),
-            done: Some(done),
+            done: Mutex::new(Some(done)),
         }
     }
 
     /// Waits until the task ends by itself. Dropping the returned future cancels the task.
     pub async fn join(mut self) {
-        if let Some(done) = self.done.take() {
+        let done = self
+            .done
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(done) = done {
             done.await;
         }
         self.cancel = None;
+    }
+}
+
+impl Task {
+    /// Cancels the task and waits until it has ended and has dropped what it held.
+    pub async fn stop(mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            cancel();
+        }
+        self.join().await;
     }
 }
 

@@ -128,6 +128,14 @@ impl Tokens {
         Ok(record)
     }
 
+    /// What is stored of a token.
+    pub async fn get(&self, id: &str) -> Result<TokenRecord, Error> {
+        let found = self.read(id).await?;
+        found
+            .map(|(_, record)| record)
+            .ok_or_else(|| Error::not_found("token", id))
+    }
+
     /// Ends a token at once.
     pub async fn revoke(&self, id: &str, actor: &str, request_id: &str) -> Result<(), Error> {
         let (guard, _) = self

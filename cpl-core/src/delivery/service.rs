@@ -112,8 +112,8 @@ impl Deliveries {
     /// Dropping the future ends the wait; what was appended stays.
     ///
     /// # Errors
-    /// `NotFound` for an unknown node; `FailedPrecondition` when the agent must register again;
-    /// `Aborted` for a process that was superseded or a call that comes late; `Exhausted` and
+    /// `NotFound` for an unknown node; `Aborted` when the agent must register again,
+    /// for a process that was superseded, and for a call that comes late; `Exhausted` and
     /// `Unavailable` when its report could not be appended: nothing of it happened then.
     pub async fn sync(&self, call: SyncCall) -> Result<SyncAnswer, Error> {
         self.admit(&call).await?;
@@ -357,7 +357,7 @@ impl Deliveries {
 
 fn register_again(node: &str) -> Error {
     let detail = format!("this process is not registered for {node}");
-    Error::new(Kind::FailedPrecondition, "AGENT_UNKNOWN", detail)
+    Error::new(Kind::Aborted, "AGENT_UNKNOWN", detail)
 }
 
 fn held<T: serde::de::DeserializeOwned>(snapshot: &Snapshot<Catalog>, key: &Key) -> Option<T> {

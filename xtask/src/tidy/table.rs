@@ -169,7 +169,7 @@ pub(crate) const EMPTY_ENDINGS: &[&str] = &[
 ];
 
 /// First names of imports that are ours and stand in the third group; `*` stands for the rest.
-pub(crate) const OURS: &[&str] = &["crate", "self", "super", "cpl_*"];
+pub(crate) const OURS: &[&str] = &["crate", "self", "super"];
 
 /// Most lines of a file, tests not counted.
 pub(crate) const MOST_LINES: usize = 600;

@@ -1,0 +1,349 @@
+//! Objects of every kind: list, get, apply, delete, roll back.
+
+use std::time::Duration;
+
+use axum::Json as JsonAnswer;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use cpl_api::IDEMPOTENCY_REPLAYED;
+use cpl_api::object::{ChangeResponse, ChangedObject, ListResponse, Object, Operation};
+use cpl_api::problem::Code;
+use cpl_core::access::Need;
+use cpl_core::ids::ObjectRef;
+use cpl_core::spec::{self, Draft, Edit, Kind, Request, read_manifests};
+use cpl_core::store::Revision;
+use serde_json::Value;
+
+use super::auth::Who;
+use super::body::{Json, Query, if_match, name, page_token};
+use super::error::{Answer, ApiError};
+use super::{App, changes, history, nodes, status};
+
+/// How long a change may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl App {
+    /// The kind of a collection in a path.
+    pub(super) fn kind(&self, collection: &str) -> Answer<&dyn Kind> {
+        self.plane.kinds.collected(collection).ok_or_else(|| {
+            let detail = format!("there is no collection {collection:?}");
+            ApiError::new(Code::NotFound, "PATH_UNKNOWN", detail)
+        })
+    }
+
+    /// Waits until reads show everything that was committed before this call.
+    pub(super) async fn fresh(&self) -> Answer<()> {
+        let head = self.plane.store.head().await;
+        let head = head.map_err(|error| cpl_core::error::Error::store("read the head", error))?;
+        self.reached(head.revision).await
+    }
+
+    /// Waits until reads show this revision.
+    pub(super) async fn reached(&self, revision: Revision) -> Answer<()> {
+        let waiting = Box::pin(self.plane.cache.wait_for(revision));
+        let limit = self.plane.host.clock.sleep(PATIENCE);
+        match futures::future::select(waiting, limit).await {
+            futures::future::Either::Left(_) => Ok(()),
+            futures::future::Either::Right(_) => {
+                let detail = "the server does not see the newest state yet";
+                Err(ApiError::new(Code::Unavailable, "CACHE_BEHIND", detail))
+            },
+        }
+    }
+
+    /// Has a change made, or judged on a dry run.
+    pub(super) async fn change(&self, change: Change) -> Answer<Response> {
+        let Change {
+            who,
+            action,
+            body,
+            dry_run,
+            edit,
+        } = change;
+        self.fresh().await?;
+        let request = Request {
+            actor: who.caller.name.clone(),
+            id: who.request_id.clone(),
+            action,
+            idempotency: body.and_then(|body| body.idempotency),
+            deadline: self.plane.host.clock.monotonic().plus(PATIENCE),
+            edit,
+        };
+        let answer = if dry_run {
+            self.plane.writer.preview(&request)?
+        } else {
+            self.plane.writer.submit(request).await?
+        };
+        let mut response = JsonAnswer(change_response(&answer, dry_run)).into_response();
+        if answer.replayed {
+            let headers = response.headers_mut();
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+}
+
+/// A change on its way to the writer.
+pub(super) struct Change {
+    pub(super) who: Who,
+    pub(super) action: &'static str,
+    pub(super) body: Option<Json>,
+    pub(super) dry_run: bool,
+    pub(super) edit: Edit,
+}
+
+fn change_response(answer: &spec::Answer, dry_run: bool) -> ChangeResponse {
+    let object = |object: &spec::AnsweredObject| ChangedObject {
+        kind: object.kind.clone(),
+        name: object.name.clone(),
+        operation: match object.operation {
+            spec::Operation::Created => Operation::Created,
+            spec::Operation::Updated => Operation::Updated,
+            spec::Operation::Unchanged => Operation::Unchanged,
+            spec::Operation::Deleted => Operation::Deleted,
+        },
+        generation: object.generation,
+        etag: object.etag.clone(),
+    };
+    ChangeResponse {
+        config_version: answer.version,
+        objects: answer.objects.iter().map(object).collect(),
+        affected_nodes: answer.affected_nodes.clone(),
+        dry_run,
+    }
+}
+
+/// `GET /v1/{collection}`. Each page shows the state of its own moment; a watch from the cursor of the
+/// first page misses nothing of what came later.
+pub(super) async fn list(
+    State(app): State<App>,
+    Path(collection): Path<String>,
+    mut query: Query,
+    who: Who,
+) -> Answer<JsonAnswer<ListResponse<Object>>> {
+    who.must(Need::Read)?;
+    let kind = app.kind(&collection)?.name();
+    let (size, after) = query.page()?;
+    let tenant = query.take("tenant");
+    let labels = query
+        .take_all("label")
+        .iter()
+        .map(|label| read_label(label))
+        .collect::<Answer<Vec<_>>>()?;
+    query.finish()?;
+    app.fresh().await?;
+    let lens = status::Lens::of(&app);
+    let listed = app.plane.cache.read(|snapshot| {
+        let start = (kind, after.clone().unwrap_or_default());
+        let wanted = snapshot
+            .index
+            .objects()
+            .range(start..)
+            .take_while(|((k, _), _)| *k == kind)
+            .filter(|((_, name), _)| after.as_ref() != Some(name))
+            .filter(|(_, object)| {
+                let meta = &object.meta;
+                tenant.is_none() || tenant == meta.tenant
+            })
+            .filter(|(_, object)| {
+                labels
+                    .iter()
+                    .all(|(key, value)| object.meta.labels.get(key) == Some(value))
+            });
+        let mut items: Vec<Object> = wanted
+            .take(size + 1)
+            .map(|(_, object)| lens.object(snapshot, object))
+            .collect();
+        let more = items.len() > size;
+        items.truncate(size);
+        let last = items
+            .last()
+            .filter(|_| more)
+            .map(|object| page_token(&object.metadata.name));
+        ListResponse {
+            items,
+            next_page_token: last,
+            cursor: snapshot.at.to_string(),
+        }
+    });
+    Ok(JsonAnswer(listed))
+}
+
+fn read_label(text: &str) -> Answer<(String, String)> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        let detail = format!("a label is KEY=VALUE, not {text:?}");
+        ApiError::new(Code::InvalidArgument, "QUERY_INVALID", detail)
+    })?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `GET /v1/{collection}/{name}`, `:diff`, and `:why`.
+pub(super) async fn get_verb(
+    State(app): State<App>,
+    Path((collection, segment)): Path<(String, String)>,
+    query: Query,
+    who: Who,
+) -> Answer<Response> {
+    who.must(Need::Read)?;
+    let kind = app.kind(&collection)?.name();
+    match segment.split_once(':') {
+        None => {
+            query.finish()?;
+            get(&app, kind, &name(&segment)?).await
+        },
+        Some((object, "diff")) => history::diff(&app, kind, &name(object)?, query).await,
+        Some((object, "why")) if collection == nodes::COLLECTION => {
+            query.finish()?;
+            status::why(&app, &name(object)?).await
+        },
+        Some((_, verb)) => Err(unknown_verb(verb)),
+    }
+}
+
+fn unknown_verb(verb: &str) -> ApiError {
+    let detail = format!("there is no verb {verb:?} here");
+    ApiError::new(Code::NotFound, "VERB_UNKNOWN", detail)
+}
+
+async fn get(app: &App, kind: &'static str, name: &str) -> Answer<Response> {
+    app.fresh().await?;
+    let lens = status::Lens::of(app);
+    let found = app.plane.cache.read(|snapshot| {
+        snapshot
+            .index
+            .get(kind, name)
+            .map(|object| lens.object(snapshot, object))
+    });
+    let object = found.ok_or_else(|| cpl_core::error::Error::not_found(kind, name))?;
+    let etag = HeaderValue::from_str(&format!("\"{}\"", object.metadata.etag));
+    let mut response = JsonAnswer(object).into_response();
+    if let Ok(etag) = etag {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// `POST /v1/apply`.
+pub(super) async fn apply(
+    State(app): State<App>,
+    mut query: Query,
+    headers: HeaderMap,
+    who: Who,
+    body: Json,
+) -> Answer<Response> {
+    who.must(Need::Write)?;
+    let dry_run = query.flag("dry_run")?;
+    query.finish()?;
+    let etag = if_match(&headers)?;
+    let request = only_manifests(&body.value)?;
+    let manifests = read_manifests(&app.plane.kinds, request, "/manifests")?;
+    if etag.is_some() && manifests.len() != 1 {
+        let detail = "If-Match speaks of one object, so it needs exactly one manifest";
+        return Err(ApiError::new(
+            Code::InvalidArgument,
+            "ETAG_AMBIGUOUS",
+            detail,
+        ));
+    }
+    let drafts: Vec<Draft> = manifests
+        .into_iter()
+        .map(|manifest| Draft::Put {
+            manifest,
+            if_match: etag.clone(),
+            operation: None,
+        })
+        .collect();
+    let edit: Edit = Box::new(move |_, _| Ok(drafts.clone()));
+    app.change(Change {
+        who,
+        action: "apply",
+        body: Some(body),
+        dry_run,
+        edit,
+    })
+    .await
+}
+
+/// The list of manifests in a request, which has nothing else.
+fn only_manifests(value: &Value) -> Answer<&Vec<Value>> {
+    let mut fields = cpl_core::fields::Fields::of(value, "");
+    let manifests = fields.required("manifests", |value| {
+        let wrong = || cpl_core::fields::Wrong::new("FIELD_TYPE", "expected a list of manifests");
+        value.as_array().ok_or_else(wrong)
+    });
+    let errors = fields.finish();
+    match manifests {
+        Some(manifests) if errors.is_empty() => Ok(manifests),
+        Some(_) | None => Err(ApiError::invalid(errors)),
+    }
+}
+
+/// `DELETE /v1/{collection}/{name}`.
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path((collection, segment)): Path<(String, String)>,
+    mut query: Query,
+    headers: HeaderMap,
+    (who, body): (Who, Json),
+) -> Answer<Response> {
+    who.must(Need::Write)?;
+    let kind = app.kind(&collection)?.name();
+    let object = ObjectRef {
+        kind: kind.to_owned(),
+        name: name(&segment)?,
+    };
+    let (cascade, dry_run) = (query.flag("cascade")?, query.flag("dry_run")?);
+    query.finish()?;
+    let etag = if_match(&headers)?;
+    let deleted = object.clone();
+    let edit: Edit =
+        Box::new(move |kinds, view| spec::delete(kinds, view, &deleted, etag.clone(), cascade));
+    let request_id = who.request_id.clone();
+    let actor = who.caller.name.clone();
+    let change = Change {
+        who,
+        action: "delete",
+        body: Some(body),
+        dry_run,
+        edit,
+    };
+    let response = app.change(change).await?;
+    if collection == nodes::COLLECTION && !dry_run {
+        nodes::forget(&app, &object.name, &actor, &request_id).await;
+    }
+    Ok(response)
+}
+
+/// `POST /v1/{collection}/{name}:verb`.
+pub(super) async fn post_verb(
+    State(app): State<App>,
+    Path((collection, segment)): Path<(String, String)>,
+    query: Query,
+    headers: HeaderMap,
+    (who, body): (Who, Json),
+) -> Answer<Response> {
+    let kind = app.kind(&collection)?.name();
+    let (object, verb) = segment.split_once(':').ok_or_else(|| {
+        let detail = format!(
+            "{} is not possible here; write with POST /v1/apply",
+            Method::POST
+        );
+        ApiError::new(Code::InvalidArgument, "METHOD_NOT_ALLOWED", detail)
+    })?;
+    let object = name(object)?;
+    let call = changes::Call {
+        who,
+        query,
+        etag: if_match(&headers)?,
+        body,
+    };
+    match (collection.as_str(), verb) {
+        (_, "rollback") => history::rollback(&app, kind, &object, call).await,
+        (nodes::COLLECTION, "drain" | "undrain" | "retry") => {
+            nodes::verb(&app, &object, verb, call).await
+        },
+        (nodes::COLLECTION, "join") => nodes::join(&app, &object, call).await,
+        (_, verb) => Err(unknown_verb(verb)),
+    }
+}

@@ -1,0 +1,91 @@
+//! The server itself: health, version, metrics, export.
+
+use axum::Json as JsonAnswer;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use cpl_api::agent::PROTOCOL;
+use cpl_api::server::{About, Health};
+use cpl_core::access::Need;
+use cpl_core::delivery::Standing;
+use cpl_core::error::Error;
+
+use super::App;
+use super::auth::Who;
+use super::body::Query;
+use super::error::Answer;
+use super::metrics::Reading;
+use super::status::{self, word};
+
+/// `GET /healthz`: the process lives.
+pub(super) async fn healthz() -> JsonAnswer<Health> {
+    JsonAnswer(Health {
+        status: "ok".to_owned(),
+    })
+}
+
+/// `GET /readyz`: it can serve what is newest.
+pub(super) async fn readyz(State(app): State<App>) -> Answer<JsonAnswer<Health>> {
+    app.fresh().await?;
+    Ok(JsonAnswer(Health {
+        status: "ok".to_owned(),
+    }))
+}
+
+/// `GET /version`.
+pub(super) async fn version(State(app): State<App>) -> JsonAnswer<About> {
+    let (identity, global_version) = app
+        .plane
+        .cache
+        .read(|snapshot| (snapshot.at.identity, snapshot.index.version()));
+    JsonAnswer(About {
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: (PROTOCOL, PROTOCOL),
+        identity,
+        global_version,
+    })
+}
+
+/// `GET /metrics`, for Prometheus; needs a token like everything else.
+pub(super) async fn metrics(State(app): State<App>, who: Who) -> Answer<Response> {
+    who.must(Need::Read)?;
+    const ALL: [Standing; 5] = [
+        Standing::Converged,
+        Standing::Pending,
+        Standing::Held,
+        Standing::Silent,
+        Standing::NeverSeen,
+    ];
+    let lens = status::Lens::of(&app);
+    let reading = app.plane.cache.read(|snapshot| {
+        let standings = lens.standings(snapshot);
+        let count = |wanted: &Standing| standings.iter().filter(|s| *s == wanted).count();
+        Reading {
+            version: snapshot.index.version().0,
+            objects: snapshot.index.objects().len(),
+            nodes: ALL
+                .iter()
+                .map(|standing| (word(*standing), count(standing)))
+                .collect(),
+        }
+    });
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let mut response = app.metrics.text(&reading).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    Ok(response)
+}
+
+/// `GET /v1/store:export`: everything at one revision, one JSON value per line.
+pub(super) async fn export(State(app): State<App>, query: Query, who: Who) -> Answer<Response> {
+    who.must(Need::Admin)?;
+    query.finish()?;
+    let text = crate::transfer::export(&*app.plane.store).await;
+    let text = text.map_err(|error| Error::store("export the store", error))?;
+    let mut response = Body::from(text).into_response();
+    let kind = HeaderValue::from_static(cpl_api::routes::JSON_LINES);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}

@@ -1,0 +1,97 @@
+//! `cpl agent`: what can be said on its command line. The agent itself is not here.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::{Failure, Outcome};
+
+/// What an agent drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DriverName {
+    /// A HAProxy process, which carries traffic.
+    Haproxy,
+    /// Files only: nothing listens and no traffic flows.
+    Render,
+}
+
+/// Runs the agent of one node: it asks the server what the node must run, applies it, and reports.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct AgentArgs {
+    /// The node that this machine is
+    #[arg(long, env = "CPL_NODE", value_name = "NAME", value_parser = super::kind::node_name)]
+    pub node: String,
+    /// A server of the control plane; may be given several times, the next is used when one fails
+    #[arg(
+        long,
+        env = "CPL_SERVER",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub server: Vec<String>,
+    /// Where the agent keeps its token and the last good configuration [default:
+    /// /var/lib/cpl-agent/NODE]
+    #[arg(long, env = "CPL_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where sockets and process ids go [default: /run/cpl-agent/NODE]
+    #[arg(long, env = "CPL_RUNTIME_DIR", value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// The token of `cpl node join`, needed until the agent has registered for the first time
+    #[arg(long, env = "CPL_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// Where the agent keeps its own token [default: STATE-DIR/token]
+    #[arg(long, env = "CPL_AGENT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the public ones
+    #[arg(long, env = "CPL_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// What the agent drives
+    #[arg(
+        long,
+        env = "CPL_DRIVER",
+        value_enum,
+        value_name = "DRIVER",
+        default_value = "haproxy"
+    )]
+    pub driver: DriverName,
+    /// The HAProxy program
+    #[arg(
+        long,
+        env = "CPL_HAPROXY",
+        value_name = "PATH",
+        default_value = "haproxy"
+    )]
+    pub haproxy: PathBuf,
+    /// Stop the data plane when the agent ends; without it traffic flows on
+    #[arg(long)]
+    pub stop_data_plane_on_exit: bool,
+    /// End when stdin ends, so that the agent does not outlive whoever started it
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+}
+
+impl AgentArgs {
+    /// Where the agent keeps what has to survive a restart.
+    pub fn state_dir(&self) -> PathBuf {
+        let default = || PathBuf::from("/var/lib/cpl-agent").join(&self.node);
+        self.state_dir.clone().unwrap_or_else(default)
+    }
+
+    /// Where it keeps what must not.
+    pub fn runtime_dir(&self) -> PathBuf {
+        let default = || PathBuf::from("/run/cpl-agent").join(&self.node);
+        self.runtime_dir.clone().unwrap_or_else(default)
+    }
+
+    /// Where it keeps its own token.
+    pub fn token_file(&self) -> PathBuf {
+        let default = || self.state_dir().join("token");
+        self.token_file.clone().unwrap_or_else(default)
+    }
+}
+
+/// Runs the agent until it is told to stop. Called on the main thread, outside any runtime.
+pub fn run(_args: &AgentArgs) -> Outcome {
+    Err(Failure::not_built("agent"))
+}

@@ -1,0 +1,35 @@
+//! `cpl dev`: what can be said on its command line. What it starts is not here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::agent::DriverName;
+use super::failure::{Failure, Outcome};
+
+/// Runs a whole control plane on this machine: a server, and agents as child processes that may be
+/// killed.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct DevArgs {
+    /// The folder for its state; remove it to begin anew
+    #[arg(long, value_name = "DIR", default_value = ".cpl-dev")]
+    pub dir: PathBuf,
+    /// Where the server listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Install nothing that is missing on this machine
+    #[arg(long)]
+    pub no_install: bool,
+    /// How many nodes to run, each with addresses of its own from 127.0.0.11 on
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub nodes: u8,
+    /// What the agents drive; haproxy when it can be had, otherwise render
+    #[arg(long, value_enum, value_name = "DRIVER")]
+    pub driver: Option<DriverName>,
+}
+
+/// Runs until it is told to stop. Called on the main thread, outside any runtime.
+pub fn run(_args: &DevArgs) -> Outcome {
+    Err(Failure::not_built("dev"))
+}

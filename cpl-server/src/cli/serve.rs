@@ -1,0 +1,73 @@
+//! `cpl serve`: what can be said on its command line. The server itself is not here.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::{Failure, Outcome};
+use super::serve_config::{Settings, load};
+
+/// Runs a control-plane server: the API, the dashboard and the controllers.
+///
+/// Every setting can also stand in the environment (`CPL_LISTEN`, `CPL_STORE`, `CPL_DATA_DIR`,
+/// `CPL_TLS_CERT`, `CPL_TLS_KEY`, `CPL_LOG_FORMAT`, `CPL_LOG`) or in the file that `--config` or
+/// `CPL_CONFIG` names; flags win over the environment, the environment over the file.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServeArgs {
+    /// Where to listen [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where the state is kept: embedded:PATH or memory: [default: embedded:DATA-DIR/cpl.redb]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// The folder for everything that has to survive a restart [default: cpl-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// A TOML file with the same settings (`listen`, `store`, `data_dir`, `tls_cert`, `tls_key`,
+    /// `log_format`, `log`); relative paths in it begin at its folder
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve TLS with this certificate chain (PEM); needs --tls-key
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// The form of the log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, for example `info` or `cpl_core=debug,info` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl ServeArgs {
+    /// What the command line says, as one layer of settings.
+    pub fn settings(&self) -> Settings {
+        let Self {
+            listen,
+            store,
+            data_dir,
+            config: _,
+            tls_cert,
+            tls_key,
+            log_format,
+            log,
+        } = self.clone();
+        Settings {
+            listen,
+            store,
+            data_dir,
+            tls_cert,
+            tls_key,
+            log_format,
+            log,
+        }
+    }
+}
+
+/// Runs the server until it is told to stop. Called on the main thread, outside any runtime.
+pub fn run(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+    let _config = load(args, env)?;
+    Err(Failure::not_built("serve"))
+}

@@ -1,0 +1,14 @@
+//! The server of a control plane, and the `cpl` command that runs it and talks to it.
+//!
+//! [`plane`] is a running control plane: the services of the core on one store. [`api`] is its HTTP
+//! face, [`serve`] listens, [`cli`] is the command. [`wiring`] is the one file that names the concrete
+//! stores and systems.
+
+pub mod api;
+pub mod cli;
+mod housekeeping;
+mod listener;
+pub mod plane;
+pub mod serve;
+mod transfer;
+pub mod wiring;

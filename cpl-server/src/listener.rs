@@ -1,0 +1,155 @@
+//! Accepting connections: plain or TLS, bounded in number, ended in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use cpl_core::clock::Clock;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS: usize = 20_000;
+/// How long a client may take to send the head of a request.
+const HEAD: Duration = Duration::from_secs(20);
+/// Largest head of a request.
+const HEAD_BYTES: usize = 32 << 10;
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Pause after the system refused a connection, for example because no descriptor is free.
+const REFUSED: Duration = Duration::from_millis(200);
+/// How long open requests may go on after the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Where connections come from.
+pub(crate) struct Listener {
+    pub(crate) tcp: TcpListener,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Reads a certificate chain and its key.
+pub(crate) fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("{}: {error}", cert.display()))?;
+    let key_der =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, key_der)
+        })
+        .map_err(|error| format!("{} and {}: {error}", cert.display(), key.display()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+impl Listener {
+    /// Binds an address.
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            tcp: TcpListener::bind(address).await?,
+            tls,
+            clock,
+        })
+    }
+
+    /// Serves until told to stop; then open requests have [`DRAIN`] to end.
+    pub(crate) async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES);
+        let graceful = GracefulShutdown::new();
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                break;
+            };
+            let accepted = tokio::select! {
+                accepted = self.tcp.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    self.clock.sleep(REFUSED).await;
+                    continue;
+                },
+            };
+            let (builder, watcher) = (builder.clone(), graceful.watcher());
+            let (router, tls) = (router.clone(), self.tls.clone());
+            let clock = Arc::clone(&self.clock);
+            // Owned by the connection itself; told to end by `graceful`, and dropped with the runtime.
+            tokio::spawn(async move {
+                let _permit = permit;
+                let service = TowerToHyperService::new(router);
+                match handshake(stream, tls, &*clock).await {
+                    Some(Either::Plain(stream)) => {
+                        let io = TokioIo::new(stream);
+                        let served = builder.serve_connection(io, service).into_owned();
+                        let _closed = watcher.watch(served).await;
+                    },
+                    Some(Either::Tls(stream)) => {
+                        let io = TokioIo::new(stream);
+                        let served = builder.serve_connection(io, service).into_owned();
+                        let _closed = watcher.watch(served).await;
+                    },
+                    None => {},
+                }
+            });
+        }
+        drop(self.tcp);
+        let drained = pin!(graceful.shutdown());
+        let _in_time = futures::future::select(drained, self.clock.sleep(DRAIN)).await;
+    }
+}
+
+enum Either {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+async fn handshake(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    clock: &dyn Clock,
+) -> Option<Either> {
+    // Answers are small and awaited; waiting to fill packets only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "failed to set no delay");
+    }
+    let Some(tls) = tls else {
+        return Some(Either::Plain(stream));
+    };
+    let accepting = pin!(tls.accept(stream));
+    match futures::future::select(accepting, clock.sleep(HANDSHAKE)).await {
+        futures::future::Either::Left((Ok(stream), _)) => Some(Either::Tls(Box::new(stream))),
+        futures::future::Either::Left((Err(error), _)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        },
+        futures::future::Either::Right(_) => None,
+    }
+}

@@ -1,0 +1,170 @@
+//! A server on a free port with its data in a temporary folder.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cpl_api::client::ControlPlaneClient;
+use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
+use cpl_api::token::BearerToken;
+use cpl_api::transport::{ControlPlaneTransport, RESPONSE_BYTES, Request, Response};
+use cpl_host::Host;
+use cpl_server::cli::serve_config::{LogFormat, ServeConfig, StoreUrl};
+use cpl_server::plane::PlaneConfig;
+use cpl_server::serve::Server;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+pub(crate) struct Harness {
+    pub(crate) server: Server,
+    pub(crate) host: Host,
+    pub(crate) transport: Arc<HttpControlPlaneTransport>,
+    pub(crate) token: String,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// One request by hand.
+pub(crate) struct Raw<'a> {
+    pub(crate) method: Method,
+    pub(crate) target: &'a str,
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    pub(crate) body: Vec<u8>,
+    pub(crate) token: Option<&'a str>,
+}
+
+impl Harness {
+    pub(crate) async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
+        let host = Host::new();
+        let config = ServeConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            store: StoreUrl::Embedded(dir.path().join("cpl.redb")),
+            data_dir: dir.path().to_owned(),
+            tls: None,
+            log_format: LogFormat::Text,
+            log: "info".to_owned(),
+        };
+        let plane = PlaneConfig {
+            agent_wait: Duration::from_secs(2),
+            agent_grace: Duration::from_secs(4),
+        };
+        let server = Server::start(&config, plane, host.clone()).await.unwrap();
+        let token = fs::read_to_string(&server.admin_token)
+            .unwrap()
+            .trim()
+            .to_owned();
+        let http = HttpConfig::new(server.url());
+        let transport =
+            Arc::new(HttpControlPlaneTransport::new(&http, Arc::clone(&host.clock)).unwrap());
+        Self {
+            server,
+            host,
+            transport,
+            token,
+            dir,
+        }
+    }
+
+    pub(crate) fn client(&self) -> ControlPlaneClient<HttpControlPlaneTransport> {
+        self.client_with(&self.token)
+    }
+
+    pub(crate) fn client_with(&self, token: &str) -> ControlPlaneClient<HttpControlPlaneTransport> {
+        let (clock, ids) = (Arc::clone(&self.host.clock), Arc::clone(&self.host.ids));
+        let token: BearerToken = token.parse().unwrap();
+        ControlPlaneClient::new(Arc::clone(&self.transport), clock, ids).with_token(token)
+    }
+
+    pub(crate) async fn raw(&self, raw: Raw<'_>) -> Response {
+        let mut headers = HeaderMap::new();
+        for (name, value) in raw.headers {
+            let name: HeaderName = name.parse().unwrap();
+            headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        if let Some(token) = raw.token {
+            let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            headers.insert("authorization", value);
+        }
+        let request = Request {
+            method: raw.method,
+            target: raw.target.to_owned(),
+            headers,
+            body: Bytes::from(raw.body),
+            timeout: Duration::from_secs(20),
+            max_response_bytes: RESPONSE_BYTES,
+        };
+        self.transport.send(request).await.unwrap()
+    }
+
+    /// Sends a body as an administrator and returns status and JSON.
+    pub(crate) async fn post(
+        &self,
+        target: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value) {
+        let mut all = vec![("content-type", "application/json")];
+        all.extend(headers);
+        let raw = Raw {
+            method: Method::POST,
+            target,
+            headers: &all,
+            body: serde_json::to_vec(body).unwrap(),
+            token: Some(&self.token),
+        };
+        let response = self.raw(raw).await;
+        let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
+        (response.status.as_u16(), body)
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> (u16, Value) {
+        let token = Some(self.token.as_str());
+        let raw = Raw {
+            method: Method::GET,
+            target,
+            headers: &[],
+            body: Vec::new(),
+            token,
+        };
+        let response = self.raw(raw).await;
+        let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
+        (response.status.as_u16(), body)
+    }
+
+    pub(crate) async fn version(&self) -> u64 {
+        self.get("/version").await.1["global_version"]
+            .as_u64()
+            .unwrap()
+    }
+}
+
+/// A target group with these endpoints, as `(id, port)`.
+pub(crate) fn targetgroup(name: &str, port: u16, endpoints: &[(&str, u16)]) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(id, port)| json!({"id": id, "ip": "127.0.0.1", "port": port}))
+        .collect();
+    json!({
+        "kind": "TargetGroup",
+        "metadata": {"name": name},
+        "spec": {"protocol": "tcp", "port": port},
+        "endpoints": endpoints,
+    })
+}
+
+/// A node that serves these target groups.
+pub(crate) fn node(name: &str, address: &str, targetgroups: &[&str]) -> Value {
+    json!({
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"listen_addresses": [address], "assigned_targetgroups": targetgroups},
+    })
+}
+
+pub(crate) fn manifests(manifests: &[Value]) -> Value {
+    json!({"manifests": manifests})
+}
