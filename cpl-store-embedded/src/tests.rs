@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cpl_core::store::{
     Class, Commit, Error, Key, Kind, ListRequest, Outcome, Range, Revision, Store, Txn, TxnId,
-    WatchItem,
+    WatchItem, conformance,
 };
 use cpl_host::Host;
 use futures::StreamExt as _;
@@ -182,4 +182,29 @@ fn there_is_one_place_that_begins_writes() {
     }
     let names: Vec<_> = places.iter().filter_map(|path| path.file_name()).collect();
     assert_eq!(names, ["disk.rs"]);
+}
+
+async fn conforms(writer: Writer) {
+    let host = Host::new();
+    let dir = TempDir::new().unwrap();
+    let config = Config {
+        writer,
+        ..Config::default()
+    };
+    let factory = async || {
+        let path = dir.path().join(format!("{:x}.redb", host.ids.fresh()));
+        Arc::new(open_with(&path, config).unwrap()) as Arc<dyn Store>
+    };
+    let report = conformance::run_all(Arc::clone(&host.clock), factory).await;
+    assert_eq!(report, Ok(()));
+}
+
+#[tokio::test]
+async fn the_contract_is_kept_by_the_thread() {
+    conforms(Writer::Thread).await;
+}
+
+#[tokio::test]
+async fn the_contract_is_kept_inline() {
+    conforms(Writer::Inline).await;
 }

@@ -5,6 +5,8 @@
 //! crate) is the suite that says so.
 
 mod cache;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod memory;
 mod types;

@@ -1,3 +1,5 @@
 //! Tests of the core on a real clock and real stores.
 
+#[cfg(feature = "conformance")]
+mod conformance;
 mod lease;

@@ -1,0 +1,97 @@
+//! Compaction.
+
+use super::suite::Failure;
+use super::world::{Checked, World, holds, refused, same};
+use crate::store::{Kind, Range, Revision};
+
+pub(super) async fn compaction_keeps_what_is_live(world: World) -> Checked {
+    world.put("never-touched", "1").await?;
+    for n in 0..20 {
+        world.put(&format!("k{}", n % 4), &n.to_string()).await?;
+    }
+    world.delete("k3").await?;
+    let (before, head) = world.list(Range::all()).await?;
+    same("live keys", &before.len(), &4)?;
+    for _ in 0..2 {
+        world.store.compact(head.revision).await?;
+        same(
+            "the store",
+            &world.list(Range::all()).await?,
+            &(before.clone(), head),
+        )?;
+    }
+    same("the deleted key", &world.get("k3").await?, &None)?;
+    let revision = world.put("k3", "again").await?;
+    let meta = world.meta("k3").await?;
+    same(
+        "the recreated key",
+        &(meta.create_revision, meta.version),
+        &(revision, 1),
+    )
+}
+
+pub(super) async fn compaction_has_bounds(world: World) -> Checked {
+    let first = world.put("k", "1").await?;
+    let last = world.put("k", "2").await?;
+    let future = world.store.compact(Revision(last.0 + 1)).await;
+    refused(
+        "a future compaction",
+        future,
+        &Kind::FutureRevision { head: last },
+    )?;
+    world.store.compact(last).await?;
+    world.store.compact(first).await?;
+    let mut cursor = world.head().await?;
+    cursor.revision = first;
+    let result = world.try_watch(Range::all(), cursor).await;
+    refused(
+        "a watch below",
+        result,
+        &Kind::Compacted { compacted: last },
+    )
+}
+
+pub(super) async fn a_watch_starts_at_the_compacted_revision(world: World) -> Checked {
+    let mut cursor = world.head().await?;
+    let mut written = Vec::new();
+    for n in 0..6 {
+        written.push(world.put("k", &n.to_string()).await?);
+    }
+    let compacted = written[2];
+    world.store.compact(compacted).await?;
+    cursor.revision = written[1];
+    let below = world.try_watch(Range::all(), cursor).await;
+    refused("a watch below", below, &Kind::Compacted { compacted })?;
+    cursor.revision = compacted;
+    let mut watch = world.watch(Range::all(), cursor).await?;
+    let history = watch.until(written[5]).await?;
+    let revisions: Vec<_> = history.iter().map(|(at, _)| *at).collect();
+    same(
+        "the revisions after it",
+        &revisions.as_slice(),
+        &&written[3..],
+    )
+}
+
+pub(super) async fn compaction_under_a_watch_skips_nothing(world: World) -> Checked {
+    let start = world.head().await?;
+    let mut watch = world.watch(Range::all(), start).await?;
+    let mut written = Vec::new();
+    for n in 0..50 {
+        written.push(world.put("k", &n.to_string()).await?);
+    }
+    let head = written.last().copied().unwrap_or_default();
+    world.store.compact(head).await?;
+    let fence = world.put("fence", "").await?;
+    written.push(fence);
+    let (history, compacted) = watch.until_compacted(fence).await?;
+    let seen: Vec<Revision> = history.iter().map(|(at, _)| *at).collect();
+    holds(written.starts_with(&seen), || {
+        format!("expected a beginning of {written:?}, got {seen:?}")
+    })?;
+    if !compacted && seen != written {
+        let message = format!("the watch goes on, but only {seen:?} of {written:?} came");
+        return Err(Failure::new(message));
+    }
+    Ok(())
+}
