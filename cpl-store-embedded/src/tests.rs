@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{
-    Class, Commit, Error, Key, Kind, ListRequest, Outcome, Range, Revision, Store, Txn, TxnId,
-    WatchItem, conformance,
+    Class, Commit, Error, Faults, FaultyStore, Key, Kind, ListRequest, Outcome, Range, Revision,
+    Store, Txn, TxnId, WatchItem,
 };
 use cpl_host::Host;
 use futures::StreamExt as _;
@@ -184,16 +185,13 @@ fn there_is_one_place_that_begins_writes() {
     assert_eq!(names, ["disk.rs"]);
 }
 
-async fn conforms(writer: Writer) {
+async fn conforms(config: Config, faults: Faults) {
     let host = Host::new();
     let dir = TempDir::new().unwrap();
-    let config = Config {
-        writer,
-        ..Config::default()
-    };
     let factory = async || {
         let path = dir.path().join(format!("{:x}.redb", host.ids.fresh()));
-        Arc::new(open_with(&path, config).unwrap()) as Arc<dyn Store>
+        let store = Arc::new(open_with(&path, config).unwrap());
+        Settling::new(Arc::new(FaultyStore::new(store, faults, 7))) as Arc<dyn Store>
     };
     let report = conformance::run_all(Arc::clone(&host.clock), factory).await;
     assert_eq!(report, Ok(()));
@@ -201,10 +199,19 @@ async fn conforms(writer: Writer) {
 
 #[tokio::test]
 async fn the_contract_is_kept_by_the_thread() {
-    conforms(Writer::Thread).await;
+    conforms(Config::default(), Faults::NONE).await;
 }
 
 #[tokio::test]
 async fn the_contract_is_kept_inline() {
-    conforms(Writer::Inline).await;
+    let config = Config {
+        writer: Writer::Inline,
+        ..Config::default()
+    };
+    conforms(config, Faults::NONE).await;
+}
+
+#[tokio::test]
+async fn the_contract_is_kept_behind_faults() {
+    conforms(Config::default(), Faults::MANY).await;
 }

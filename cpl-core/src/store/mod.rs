@@ -8,6 +8,7 @@ mod cache;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod faulty;
 mod memory;
 mod types;
 
@@ -19,6 +20,7 @@ use futures::Stream;
 
 pub use self::cache::{Cache, Changed, Index, Snapshot};
 pub use self::error::{Class, Error, Kind};
+pub use self::faulty::{Faults, FaultyStore};
 pub use self::memory::MemoryStore;
 pub use self::types::{
     Bound, Commit, Compare, Cursor, EndReason, Entry, Event, Expect, Identity, Incarnation, Key,

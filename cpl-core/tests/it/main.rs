@@ -2,4 +2,6 @@
 
 #[cfg(feature = "conformance")]
 mod conformance;
+#[cfg(feature = "conformance")]
+mod faulty;
 mod lease;

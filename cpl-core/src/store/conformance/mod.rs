@@ -21,14 +21,18 @@
 //! delivered: a lost tail fails. Concurrency inside a case is that of joined futures; a store that
 //! answers at once is tested by it in one order only.
 //!
-//! What is not here: crashes, lost replies and outages, which need a hand inside the backend.
+//! Lost requests and replies: run the suite on [`Settling`] over a
+//! [`FaultyStore`](super::FaultyStore) over your store. What is not here: crashes and outages, which
+//! need a hand inside the backend.
 
 mod compaction;
 mod lists;
 mod outcomes;
+mod settling;
 mod suite;
 mod txns;
 mod watches;
 mod world;
 
+pub use self::settling::Settling;
 pub use self::suite::{Case, Failure, cases, run_all};
