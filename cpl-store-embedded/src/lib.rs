@@ -12,6 +12,7 @@
 //! checkpoint.rs  compaction: moves the log into the key table, in steps
 //! index.rs   what is readable      watch.rs  watches, which pull from it
 //! disk.rs    the file              format.rs its rows
+//! transfer.rs  export, import, backup
 //! ```
 
 mod checkpoint;
@@ -21,6 +22,7 @@ mod engine;
 mod format;
 mod index;
 mod store;
+mod transfer;
 mod watch;
 mod writer;
 
@@ -28,6 +30,7 @@ pub use redb::{BackendError, StorageBackend};
 
 pub use self::config::{Config, Writer};
 pub use self::store::EmbeddedStore;
+pub use self::transfer::{Summary, export, import};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt::{Debug, Formatter};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use async_trait::async_trait;
 use cpl_core::store::{
@@ -10,7 +10,8 @@ use cpl_core::store::{
     ListRequest, Opening, Outcome, Page, Range, Read, Revision, Store, StoreId, Txn, TxnId,
     WatchStream,
 };
-use redb::StorageBackend;
+use redb::{Database, ReadableDatabase as _, StorageBackend};
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use crate::config::{Config, Writer};
@@ -18,6 +19,7 @@ use crate::disk::{Disk, Draft, Loaded, corrupt};
 use crate::engine::{Answer, Engine, Request};
 use crate::format::{FORMAT, Label, Mark, OpeningNote};
 use crate::index::Index;
+use crate::transfer::copy;
 use crate::writer::{Inline, Queue, Submit};
 
 /// A store in one file.
@@ -35,6 +37,8 @@ use crate::writer::{Inline, Queue, Submit};
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     submit: Box<dyn Submit>,
+    /// For backups; the writer owns the file, so that closing it closes the file.
+    database: Weak<Database>,
 }
 
 /// What the writer, the readers and the watches have in common.
@@ -133,13 +137,18 @@ impl EmbeddedStore {
         clock: Arc<dyn Clock>,
         ids: &dyn IdGen,
     ) -> Result<Self, Error> {
+        let database = Arc::downgrade(&disk.database);
         let engine = recover(disk, config, clock, ids)?;
         let shared = Arc::clone(&engine.shared);
         let submit: Box<dyn Submit> = match config.writer {
             Writer::Thread => Box::new(Queue::start(engine)?),
             Writer::Inline => Box::new(Inline(Mutex::new(Some(engine)))),
         };
-        Ok(Self { shared, submit })
+        Ok(Self {
+            shared,
+            submit,
+            database,
+        })
     }
 
     /// Which store this is.
@@ -156,6 +165,35 @@ impl EmbeddedStore {
         let mut head = self.shared.head.subscribe();
         // The sender is ours: it cannot go while we wait.
         let _closed = head.wait_for(|head| head.closed).await;
+    }
+
+    /// Copies the store into a new file while it goes on; the copy is of one moment of this call.
+    ///
+    /// The copy has the same identity and can be opened in its place. Whoever has seen more than the
+    /// copy holds is refused by it with [`Kind::IdentityChanged`], as are cursors of one that are
+    /// shown to the other once both go on.
+    ///
+    /// Works on a thread of its own; dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when `path` exists or cannot be made, [`Kind::NotConnected`] when the store
+    /// is closed.
+    pub async fn backup(&self, path: impl AsRef<Path>, ids: &dyn IdGen) -> Result<(), Error> {
+        let draft = Draft::new(path.as_ref(), ids.fresh())?;
+        let database = self.database.upgrade().ok_or_else(closed)?;
+        let snapshot = database
+            .begin_read()
+            .map_err(|error| corrupt("begin a backup").with_source(error))?;
+        drop(database);
+        let (done, copied) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("cpl-store-backup".to_owned())
+            // Whoever asked may have stopped waiting; the copy stands.
+            .spawn(move || drop(done.send(copy(&snapshot, draft))))
+            .map_err(|error| {
+                Error::new(Kind::NotConnected, "start the backup").with_source(error)
+            })?;
+        copied.await.unwrap_or_else(|_| Err(gone()))
     }
 
     fn readable(&self) -> Result<RwLockReadGuard<'_, Index>, Error> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{
-    Class, Commit, Error, Faults, FaultyStore, Key, Kind, ListRequest, Outcome, Range, Revision,
-    Store, Txn, TxnId, WatchItem,
+    Class, Commit, Error, Faults, FaultyStore, Key, Kind, ListRequest, MemoryStore, Outcome, Range,
+    Revision, Store, StoreId, Txn, TxnId, WatchItem,
 };
 use cpl_host::Host;
 use futures::StreamExt as _;
@@ -183,6 +183,97 @@ fn there_is_one_place_that_begins_writes() {
     }
     let names: Vec<_> = places.iter().filter_map(|path| path.file_name()).collect();
     assert_eq!(names, ["disk.rs"]);
+}
+
+async fn exported(store: &dyn Store) -> Vec<u8> {
+    let mut text = Vec::new();
+    export(store, &mut text).await.unwrap();
+    text
+}
+
+fn imported(text: &[u8], path: &Path) -> Result<Summary, Error> {
+    import(&mut &*text, path, &*Host::new().ids)
+}
+
+#[tokio::test]
+async fn an_imported_export_is_the_same_store_in_its_next_life() {
+    let (dir, path) = place();
+    let store = open(&path);
+    put(&store, "text", "v").await;
+    put(&store, "text", "\"quoted\"\n").await;
+    let raw = Txn::new().put(
+        Key::new([0xff, 0].as_slice()).unwrap(),
+        [0, 0xfe].as_slice(),
+    );
+    store.commit(raw).await.unwrap();
+    let seen = store.head().await.unwrap();
+
+    let copy = dir.path().join("imported.redb");
+    let summary = imported(&exported(&store).await, &copy).unwrap();
+    assert_eq!((summary.entries, summary.revision), (2, Revision(4)));
+    let copy = open(&copy);
+    assert_eq!(all(&copy).await, all(&store).await);
+    let identity = copy.identity();
+    assert_eq!(identity.store, seen.identity.store);
+    assert_eq!(identity.incarnation.0, seen.identity.incarnation.0 + 1);
+    let error = copy.watch(Range::all(), seen).await.err().unwrap();
+    assert_eq!(*error.kind(), Kind::IdentityChanged);
+    assert_eq!(put(&copy, "next", "").await, Revision(5));
+}
+
+#[tokio::test]
+async fn a_changed_export_is_refused_and_leaves_no_file() {
+    let (dir, path) = place();
+    let store = MemoryStore::new(StoreId(9), Host::new().clock);
+    for name in ["a", "b"] {
+        store.commit(Txn::new().put(key(name), "v")).await.unwrap();
+    }
+    let good = exported(&store).await;
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        assert!(imported(&bad, &path).is_err(), "byte {at} changed");
+        assert!(imported(&good[..at], &path).is_err(), "cut at {at}");
+    }
+    let twice = [good.clone(), good.clone()].concat();
+    assert!(imported(&twice, &path).is_err());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    imported(&good, &path).unwrap();
+    assert!(imported(&good, &path).is_err(), "the file exists");
+}
+
+#[tokio::test]
+async fn a_backup_is_the_store_as_it_was() {
+    let (dir, path) = place();
+    let ids = Host::new().ids;
+    let store = open(&path);
+    let start = store.head().await.unwrap();
+    for n in 0..20 {
+        put(&store, &format!("k{n}"), "v").await;
+    }
+    store.compact(Revision(5)).await.unwrap();
+    let (then, backed_up) = (all(&store).await, store.head().await.unwrap());
+    let copy = dir.path().join("backup.redb");
+    store.backup(&copy, &*ids).await.unwrap();
+    put(&store, "later", "v").await;
+    let later = store.head().await.unwrap();
+
+    let copy = open(&copy);
+    assert_eq!(all(&copy).await, then);
+    assert_eq!(copy.identity(), store.identity());
+    copy.watch(Range::all(), backed_up).await.map(drop).unwrap();
+    let kind = async |cursor| {
+        copy.watch(Range::all(), cursor)
+            .await
+            .err()
+            .unwrap()
+            .kind()
+            .clone()
+    };
+    assert_eq!(kind(later).await, Kind::IdentityChanged);
+    let compacted = Revision(5);
+    assert_eq!(kind(start).await, Kind::Compacted { compacted });
+    assert!(store.backup(&path, &*ids).await.is_err(), "the file exists");
 }
 
 async fn conforms(config: Config, faults: Faults) {
