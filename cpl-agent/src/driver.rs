@@ -99,6 +99,12 @@ pub enum ApplyError {
     Unavailable(Unavailable),
 }
 
+impl From<Unavailable> for ApplyError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
 /// The part of an agent that touches the real thing.
 ///
 /// One caller at a time: the runtime never calls two methods at once. Dropping a future half-way leaves

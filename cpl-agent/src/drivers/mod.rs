@@ -1,1 +1,3 @@
-//! The drivers: one folder per system, one per data plane inside it.
+//! The drivers that this agent has, one folder for each system.
+
+pub mod lb;

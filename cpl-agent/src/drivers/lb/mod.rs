@@ -1,0 +1,29 @@
+//! The drivers of the load-balancer fleet.
+//!
+//! [`HaproxyDriver`] carries traffic.
+//!
+//! What is decided is decided purely: `render` and `state` write HAProxy's two files, `observe` and
+//! `alerts` read its answers, `plan` chooses between commands and a reload, `health` and `leaving`
+//! judge endpoints. `socket`, `preflight`, `process` and `files` touch the world, and `apply` and
+//! `housekeep` put the two together.
+
+mod alerts;
+mod apply;
+mod files;
+mod haproxy;
+mod health;
+mod housekeep;
+mod leaving;
+mod mark;
+mod names;
+mod observe;
+mod plan;
+mod preflight;
+mod process;
+mod read;
+mod render;
+mod running;
+mod socket;
+mod state;
+
+pub use haproxy::{HaproxyConfig, HaproxyDriver};
