@@ -1,6 +1,7 @@
 //! The drivers of the load-balancer fleet.
 //!
-//! [`HaproxyDriver`] carries traffic.
+//! [`HaproxyDriver`] carries traffic. [`RenderDriver`] only writes the file that it would give to
+//! HAProxy: no data plane, no traffic.
 //!
 //! What is decided is decided purely: `render` and `state` write HAProxy's two files, `observe` and
 //! `alerts` read its answers, `plan` chooses between commands and a reload, `health` and `leaving`
@@ -22,8 +23,10 @@ mod preflight;
 mod process;
 mod read;
 mod render;
+mod render_only;
 mod running;
 mod socket;
 mod state;
 
 pub use haproxy::{HaproxyConfig, HaproxyDriver};
+pub use render_only::{RenderConfig, RenderDriver};

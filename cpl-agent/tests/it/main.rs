@@ -1,0 +1,10 @@
+//! The drivers, from the outside.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails here"
+)]
+
+mod contract;
+mod fixture;
+mod live;
