@@ -33,7 +33,7 @@ pub(super) struct RequestId(pub(super) String);
 
 /// How fast each token may ask.
 #[derive(Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     clock: Arc<dyn Clock>,
     buckets: Mutex<BTreeMap<String, (f64, Monotonic)>>,
 }
