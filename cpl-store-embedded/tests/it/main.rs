@@ -1,0 +1,11 @@
+//! Crashes and damage, on real files.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of tests by the letter"
+)]
+
+mod damage;
+mod faults;
+mod kill;
+mod model;
+mod world;
