@@ -51,6 +51,17 @@ pub(crate) struct Mark {
     pub(crate) keys: u64,
 }
 
+impl Mark {
+    /// Of a store in which nothing ever was.
+    pub(crate) const EMPTY: Self = Self {
+        applied: Revision(0),
+        record: 0,
+        item: 0,
+        compacted: Revision(0),
+        keys: 0,
+    };
+}
+
 /// One logged transaction or ruling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {

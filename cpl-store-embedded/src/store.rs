@@ -78,7 +78,7 @@ impl EmbeddedStore {
     pub fn create(path: impl AsRef<Path>, ids: &dyn IdGen) -> Result<StoreId, Error> {
         let draft = Draft::new(path.as_ref(), ids.fresh())?;
         let label = fresh_label(ids);
-        draft.disk.initialise(&label, &EMPTY)?;
+        draft.disk.initialise(&label, &Mark::EMPTY)?;
         draft.publish()?;
         Ok(label.store)
     }
@@ -126,7 +126,7 @@ impl EmbeddedStore {
     ) -> Result<Self, Error> {
         let disk = Disk::on(backend)?;
         if disk.is_blank()? {
-            disk.initialise(&fresh_label(ids), &EMPTY)?;
+            disk.initialise(&fresh_label(ids), &Mark::EMPTY)?;
         }
         Self::start(disk, config, clock, ids)
     }
@@ -217,14 +217,6 @@ fn gone() -> Error {
     let context = "write to the store: the writer ended without an answer";
     Error::new(Kind::CommitUnknown, context)
 }
-
-const EMPTY: Mark = Mark {
-    applied: Revision(0),
-    record: 0,
-    item: 0,
-    compacted: Revision(0),
-    keys: 0,
-};
 
 fn fresh_label(ids: &dyn IdGen) -> Label {
     Label {

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{
-    Class, Commit, Error, Faults, FaultyStore, Key, Kind, ListRequest, MemoryStore, Outcome, Range,
-    Revision, Store, StoreId, Txn, TxnId, WatchItem,
+    Class, Clock, Commit, EndReason, Error, Faults, FaultyStore, Incarnation, Key, Kind,
+    ListRequest, MemoryStore, Monotonic, Outcome, Range, Revision, Store, StoreId, Timestamp, Txn,
+    TxnId, WatchItem,
 };
 use cpl_host::Host;
 use futures::StreamExt as _;
+use futures::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 
 use super::*;
@@ -183,6 +186,147 @@ fn there_is_one_place_that_begins_writes() {
     }
     let names: Vec<_> = places.iter().filter_map(|path| path.file_name()).collect();
     assert_eq!(names, ["disk.rs"]);
+}
+
+/// A wall clock that stands where it is put.
+#[derive(Debug)]
+struct Standing(AtomicU64);
+
+impl Clock for Standing {
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::default()
+    }
+
+    fn sleep_until(&self, _until: Monotonic) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_remembered_for_its_time_and_no_longer() {
+    let (_dir, path) = place();
+    let clock = Arc::new(Standing(AtomicU64::new(0)));
+    let reopen = || {
+        let clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        EmbeddedStore::open_or_create(&path, Config::default(), clock, &*Host::new().ids).unwrap()
+    };
+    let hours = |n: u64| clock.0.store(n * 3_600_000, Ordering::Relaxed);
+    let txn = || Txn::new().put(key("k"), "v").with_id(TxnId(1));
+    let store = reopen();
+    let told = async |store: &EmbeddedStore| match store.commit(txn()).await.unwrap() {
+        Commit::Applied { at, replayed } => (at.revision.0, replayed),
+        Commit::CompareFailed { .. } => panic!("nothing was compared"),
+    };
+    assert_eq!(told(&store).await, (1, false));
+    store.compact(Revision(1)).await.unwrap();
+    hours(23);
+    assert_eq!(told(&store).await, (1, true));
+    drop(store);
+    let store = reopen();
+    assert_eq!(told(&store).await, (1, true));
+    hours(24);
+    assert_eq!(told(&store).await, (2, false));
+    hours(47);
+    drop(store);
+    assert_eq!(told(&reopen()).await, (2, true));
+}
+
+#[tokio::test]
+async fn the_log_stays_within_its_measure() {
+    let (_dir, path) = place();
+    let config = Config {
+        log_bytes: 100_000,
+        ..Config::default()
+    };
+    let store = open_with(&path, config).unwrap();
+    let start = store.head().await.unwrap();
+    for n in 0..200 {
+        put(&store, &format!("k{}", n % 3), &"v".repeat(10_000)).await;
+    }
+    let error = store.watch(Range::all(), start).await.err().unwrap();
+    let Kind::Compacted { compacted } = *error.kind() else {
+        panic!("{error:?}");
+    };
+    assert!((185..=195).contains(&compacted.0), "{compacted}");
+    store.close().await;
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size < 2_000_000, "the file has {size} bytes");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_queue_is_refused_and_did_not_happen() {
+    let (_dir, path) = place();
+    let config = Config {
+        queue: 2,
+        ..Config::default()
+    };
+    let store = open_with(&path, config).unwrap();
+    let names: Vec<String> = (0..100).map(|n| format!("k{n:03}")).collect();
+    let writes = names
+        .iter()
+        .map(|name| store.commit(Txn::new().put(key(name), "v")));
+    for (name, result) in names.iter().zip(join_all(writes).await) {
+        let there = store.get(&key(name)).await.unwrap().value.is_some();
+        match result {
+            Ok(_) => assert!(there, "{name} was acknowledged"),
+            Err(error) => assert!(
+                *error.kind() == Kind::Overloaded && !there,
+                "{name}: {error:?}"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_closed_store_has_told_everything_and_refuses_more() {
+    for writer in [Writer::Thread, Writer::Inline] {
+        let (_dir, path) = place();
+        let config = Config {
+            writer,
+            ..Config::default()
+        };
+        let store = open_with(&path, config).unwrap();
+        let start = store.head().await.unwrap();
+        let mut watch = store.watch(Range::all(), start).await.unwrap();
+        put(&store, "k", "v").await;
+        store.close().await;
+        store.close().await;
+        assert!(matches!(watch.next().await, Some(WatchItem::Events { .. })));
+        assert_eq!(watch.next().await, Some(WatchItem::End(EndReason::Closed)));
+        assert_eq!(watch.next().await, None);
+        let refused = [
+            store.get(&key("k")).await.unwrap_err(),
+            store.commit(Txn::new()).await.unwrap_err(),
+            store.outcome(TxnId(1)).await.unwrap_err(),
+        ];
+        assert!(
+            refused
+                .iter()
+                .all(|error| *error.kind() == Kind::NotConnected),
+            "{refused:?}"
+        );
+        drop(open(&path));
+    }
+}
+
+#[test]
+fn a_file_of_another_format_is_refused_by_its_number() {
+    let (_dir, path) = place();
+    let draft = disk::Draft::new(&path, 1).unwrap();
+    let label = format::Label {
+        format: 2,
+        store: StoreId(1),
+        incarnation: Incarnation(1),
+    };
+    draft.disk.initialise(&label, &format::Mark::EMPTY).unwrap();
+    draft.publish().unwrap();
+    let error = refused(&path);
+    assert_eq!(*error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("format 2"), "{error}");
 }
 
 async fn exported(store: &dyn Store) -> Vec<u8> {
