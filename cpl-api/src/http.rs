@@ -19,7 +19,7 @@ use futures::{FutureExt, StreamExt, TryFutureExt};
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::{BodyExt, BodyStream, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, Write};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -225,6 +225,10 @@ impl ControlPlaneTransport for HttpControlPlaneTransport {
     async fn send(&self, request: Request) -> Result<Response, TransportError> {
         let (timeout, limit) = (request.timeout, request.max_response_bytes);
         let (head, body) = self.head(request).await?.into_parts();
+        let announced = body.size_hint().lower();
+        if usize::try_from(announced).map_or(true, |bytes| bytes > limit) {
+            return Err(TransportError::TooLarge { limit });
+        }
         let whole = Limited::new(body, limit).collect();
         let body = match select(Box::pin(whole), self.clock.sleep(timeout)).await {
             Either::Left((body, _)) => body

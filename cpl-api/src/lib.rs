@@ -22,6 +22,8 @@ pub mod transport;
 pub mod watch;
 
 #[cfg(test)]
+mod http_tests;
+#[cfg(test)]
 mod tests;
 
 /// The type of every error response, RFC 9457.

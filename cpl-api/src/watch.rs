@@ -104,8 +104,13 @@ impl<T: ControlPlaneTransport + ?Sized> Watch<T> {
                 },
                 State::Connected(connection) => match connection.next().await {
                     Ok(event) => match read(&event) {
-                        Ok(Some(event)) => return Some(Ok(self.saw(event))),
-                        Ok(None) => Ok(()),
+                        Ok(seen) => {
+                            self.saw(&event);
+                            match seen {
+                                Some(seen) => return Some(Ok(seen)),
+                                None => Ok(()),
+                            }
+                        },
                         Err(error) => Err(error.into()),
                     },
                     Err(error) => Err(error.into()),
@@ -120,10 +125,11 @@ impl<T: ControlPlaneTransport + ?Sized> Watch<T> {
         }
     }
 
-    fn saw(&mut self, seen: Seen) -> Seen {
+    fn saw(&mut self, event: &Event) {
         self.backoff = None;
-        self.cursor = Some(seen.cursor.clone());
-        seen
+        if !event.id.is_empty() {
+            self.cursor = Some(event.id.clone());
+        }
     }
 
     async fn connect(&mut self) -> Result<(), ControlPlaneError> {
