@@ -6,3 +6,4 @@
 
 pub mod driver;
 pub mod drivers;
+pub mod runtime;
