@@ -4,8 +4,10 @@
 //! face, [`serve`] listens, [`cli`] is the command. [`wiring`] is the one file that names the concrete
 //! stores and systems.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod dev;
 mod housekeeping;
 mod listener;
 pub mod plane;
