@@ -15,6 +15,11 @@ pub const AGENT_SUPERSEDED: &str = "AGENT_SUPERSEDED";
 /// incarnation, or wants it to begin anew.
 pub const AGENT_UNKNOWN: &str = "AGENT_UNKNOWN";
 
+/// Most holds of one report: what a node's status has room for. Agents leave the rest out.
+pub const REPORT_HOLDS: usize = 256;
+/// Most bytes of the observations of one report. Agents leave larger ones out.
+pub const REPORT_HEALTH_BYTES: usize = 256 << 10;
+
 /// `POST /v1/agents/{node}:register`: this process speaks for the node from now on.
 ///
 /// Repeating it with the same `process` gives the same answer, so a lost reply does no harm.

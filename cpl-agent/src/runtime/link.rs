@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cpl_api::agent::{
-    AGENT_SUPERSEDED, AGENT_UNKNOWN, DataPlaneReport, PROTOCOL, RegisterResponse, SyncRequest,
+    AGENT_SUPERSEDED, AGENT_UNKNOWN, DataPlaneReport, PROTOCOL, REPORT_HEALTH_BYTES, REPORT_HOLDS,
+    RegisterResponse, SyncRequest,
 };
 use cpl_api::backoff::BackoffPolicy;
 use cpl_api::error::ControlPlaneError;
@@ -321,11 +322,17 @@ impl Link {
             received,
             received_digest,
             accepted,
-            holds,
+            mut holds,
             data_plane_state,
             running_version,
-            health,
+            mut health,
         } = facts.clone();
+        // A report that is too large would be refused whole, and the agent be taken for silent.
+        holds.truncate(REPORT_HOLDS);
+        if health.to_string().len() > REPORT_HEALTH_BYTES {
+            warn!(node = %self.node, "the observations are too large to be reported");
+            health = Value::Null;
+        }
         Some(SyncRequest {
             agent_incarnation: session.incarnation,
             sequence: self.sequence,

@@ -1010,6 +1010,43 @@ fn the_second_credential_is_tried_when_the_first_is_refused() {
     );
 }
 
+#[test]
+fn a_report_stays_within_its_bounds() {
+    let mut link = Link::new(
+        "n1".to_owned(),
+        Arc::new(Chance::default()),
+        Credential::Own,
+        false,
+    );
+    let answer = RegisterResponse {
+        agent_incarnation: AgentIncarnation(1),
+        identity: identity(1),
+        protocol: 1,
+        wait_ms: 0,
+        grace_ms: 0,
+    };
+    link.registered(Monotonic::default(), Ok(answer));
+    let hold = cpl_core::delivery::Hold {
+        object: configuration(&[("a", 1, GOOD)]).objects[0].object.clone(),
+        generation: Generation(1),
+        running: None,
+        stage: Stage::Check,
+        code: "BAD".to_owned(),
+        field: None,
+        message: String::new(),
+    };
+    let facts = cpl_core::delivery::Facts {
+        holds: vec![hold; 1_000],
+        health: json!("x".repeat(1 << 20)),
+        ..Default::default()
+    };
+    let request = link.farewell(&facts).unwrap();
+    assert_eq!(
+        (request.holds.len(), request.data_plane.health),
+        (256, Value::Null)
+    );
+}
+
 // Crashes --------------------------------------------------------------------------------------
 
 /// A disk and a data plane, and how the next pieces of work fare.
