@@ -17,6 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -81,6 +82,7 @@ impl Listener {
             .header_read_timeout(HEAD)
             .max_buf_size(HEAD_BYTES);
         let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
@@ -89,6 +91,12 @@ impl Listener {
             let accepted = tokio::select! {
                 accepted = self.tcp.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection ended badly");
+                    }
+                    continue;
+                },
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -101,8 +109,7 @@ impl Listener {
             let (builder, watcher) = (builder.clone(), graceful.watcher());
             let (router, tls) = (router.clone(), self.tls.clone());
             let clock = Arc::clone(&self.clock);
-            // Owned by the connection itself; told to end by `graceful`, and dropped with the runtime.
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let _permit = permit;
                 let service = TowerToHyperService::new(router);
                 match handshake(stream, tls, &*clock).await {
@@ -123,6 +130,8 @@ impl Listener {
         drop(self.tcp);
         let drained = pin!(graceful.shutdown());
         let _in_time = futures::future::select(drained, self.clock.sleep(DRAIN)).await;
+        // Streams never end by themselves; what is still open is cut.
+        connections.shutdown().await;
     }
 }
 

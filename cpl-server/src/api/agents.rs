@@ -5,7 +5,10 @@ use std::time::Duration;
 use axum::Json as JsonAnswer;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use cpl_api::agent::{PROTOCOL, RegisterRequest, RegisterResponse, SyncRequest, SyncResponse};
+use cpl_api::agent::{
+    PROTOCOL, REPORT_HEALTH_BYTES, REPORT_HOLDS, RegisterRequest, RegisterResponse, SyncRequest,
+    SyncResponse,
+};
 use cpl_api::problem::Code;
 use cpl_core::access::{Need, NewToken, Scope};
 use cpl_core::agent::Arrival;
@@ -20,10 +23,6 @@ use super::error::{Answer, ApiError};
 
 /// Longest text that an agent may say of itself.
 const TEXT: usize = 64;
-/// Most holds of one report: every object of a node.
-const HOLDS: usize = 256;
-/// Largest observation of a report.
-const HEALTH_BYTES: usize = 256 << 10;
 
 /// `POST /v1/agents/{node}:register|:sync|:heartbeat`.
 pub(super) async fn verb(
@@ -136,8 +135,9 @@ async fn sync(
     who.must(Need::Speak(node))?;
     let request: SyncRequest = body.read_required()?;
     let health_bytes = request.data_plane.health.to_string().len();
-    if request.holds.len() > HOLDS || health_bytes > HEALTH_BYTES {
-        let detail = format!("at most {HOLDS} holds and {HEALTH_BYTES} bytes of health");
+    if request.holds.len() > REPORT_HOLDS || health_bytes > REPORT_HEALTH_BYTES {
+        let detail =
+            format!("at most {REPORT_HOLDS} holds and {REPORT_HEALTH_BYTES} bytes of health");
         let error = FieldError::new("/holds", "FIELD_TOO_LONG", detail);
         return Err(ApiError::invalid(vec![error]));
     }

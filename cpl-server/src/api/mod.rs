@@ -23,9 +23,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get, post};
+use cpl_core::delivery::System;
 
 pub use self::metrics::Metrics;
 use crate::plane::Plane;
+use crate::wiring;
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub struct App {
     pub(crate) plane: Arc<Plane>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<edge::Limits>,
+    pub(crate) system: Arc<dyn System>,
 }
 
 impl App {
@@ -43,6 +46,7 @@ impl App {
             plane,
             metrics: Arc::new(Metrics::new()),
             limits,
+            system: wiring::system(),
         }
     }
 }

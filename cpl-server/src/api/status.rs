@@ -16,7 +16,8 @@ use cpl_core::agent::{
 };
 use cpl_core::clock::Timestamp;
 use cpl_core::delivery::{
-    DataPlaneState, Hold, STATUS, Standing, StatusRecord, standing, status_key,
+    DataPlaneState, Hold, RenderedRecord, STATUS, Standing, StatusRecord, rendered_key, standing,
+    status_key,
 };
 use cpl_core::error::Error;
 use cpl_core::spec::{Catalog, Object};
@@ -97,14 +98,27 @@ impl Lens {
             Some((_, present)) => present,
             None => presence.as_ref().is_some_and(|presence| presence.present),
         };
+        let desired = ConfigVersion(desired.unwrap_or(0));
         Node {
-            desired: ConfigVersion(desired.unwrap_or(0)),
+            desired: self
+                .unplanned(snapshot, object)
+                .unwrap_or(desired)
+                .max(desired),
             status: held(snapshot, status_key(name).key()),
             agent: held(snapshot, agent_key(name).key()),
             alive,
             since: presence.map(|presence| presence.since),
             heard: live.map(|(at, _)| at),
         }
+    }
+
+    /// The version that a node must reach because of a change that its planner has not seen yet: a
+    /// node must not look converged in the moment between.
+    fn unplanned(&self, snapshot: &Snapshot<Catalog>, object: &Object) -> Option<ConfigVersion> {
+        let rendered = self.app.system.render(object, &snapshot.index.view())?;
+        let record: Option<RenderedRecord> = held(snapshot, rendered_key(&object.name).key());
+        let planned = record.is_some_and(|r| r.digest == rendered.configuration.digest());
+        (!planned).then_some(rendered.newest.version)
     }
 
     /// How every node stands.
@@ -259,20 +273,20 @@ fn here(node: &Node, object: &Object) -> Convergence {
         Standing::NeverSeen => Convergence::NeverSeen,
         Standing::Silent => Convergence::Silent,
         Standing::Converged | Standing::Pending | Standing::Held => {
-            let version = object.meta.config_version;
-            let received = node
-                .status
-                .as_ref()
-                .and_then(|status| status.facts.received);
+            let wanted = object.meta.config_version.min(node.desired);
             let mine = |hold: &Hold| {
                 hold.object.kind == NODE
                     || (hold.object.kind == object.kind && hold.object.name == object.name)
             };
+            // While something else is held `accepted` stands still; what the data plane itself says
+            // it runs goes on.
+            let running = node
+                .status
+                .as_ref()
+                .and_then(|status| status.facts.running_version);
             if node.holds().iter().any(mine) {
                 Convergence::Held
-            } else if node.current() >= version.min(node.desired)
-                || received >= Some(version.min(node.desired))
-            {
+            } else if node.current() >= wanted || running >= Some(wanted) {
                 Convergence::Converged
             } else {
                 Convergence::Pending

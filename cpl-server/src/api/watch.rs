@@ -89,7 +89,7 @@ impl Follower {
         };
         self.app.plane.cache.wait_for(at.revision).await;
         let lens = Lens::of(&self.app);
-        let mut events = self.app.plane.cache.read(|snapshot| {
+        let mut changes = self.app.plane.cache.read(|snapshot| {
             let touched: BTreeSet<_> = keys
                 .iter()
                 .filter_map(|key| snapshot.index.object_of(key).or_else(|| lens.node_of(key)))
@@ -107,18 +107,22 @@ impl Follower {
                             name,
                         },
                     });
-            changes
-                .map(|change| event(&change, &at))
-                .collect::<Vec<_>>()
+            changes.collect::<Vec<_>>()
         });
-        if events.is_empty() {
-            events.push(event(&WatchEvent::Bookmark, &at));
-        }
-        events
+        // Only the last event of a revision carries its cursor: whoever is cut off in between resumes
+        // before all of them and misses nothing.
+        let last = changes.pop().unwrap_or(WatchEvent::Bookmark);
+        let events = changes
+            .iter()
+            .map(|change| SseEvent::default().data(json(change)));
+        events.chain([event(&last, &at)]).collect()
     }
 }
 
 fn event(event: &WatchEvent, at: &Cursor) -> SseEvent {
-    let data = serde_json::to_string(event).unwrap_or_default();
-    SseEvent::default().id(at.to_string()).data(data)
+    SseEvent::default().id(at.to_string()).data(json(event))
+}
+
+fn json(event: &WatchEvent) -> String {
+    serde_json::to_string(event).unwrap_or_default()
 }
