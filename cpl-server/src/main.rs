@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `cpl` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cpl_server::cli::main()
+}

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::args::GlobalArgs;
+use super::connection::DEFAULT_SERVER;
 use super::failure::{Failure, Outcome};
 
 /// What an agent drives.
@@ -15,21 +17,21 @@ pub enum DriverName {
     Render,
 }
 
-/// Runs the agent of one node: it asks the server what the node must run, applies it, and reports.
+/// What `cpl agent` takes.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct AgentArgs {
     /// The node that this machine is
     #[arg(long, env = "CPL_NODE", value_name = "NAME", value_parser = super::kind::node_name)]
     pub node: String,
-    /// A server of the control plane; may be given several times, the next is used when one fails
-    #[arg(
-        long,
-        env = "CPL_SERVER",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:8080"
-    )]
+    /// The servers, from the global option `--server`; the next is used when one fails.
+    #[arg(skip)]
     pub server: Vec<String>,
+    /// Where the agent keeps its own token, from the global option `--token-file`.
+    #[arg(skip)]
+    pub token_file: Option<PathBuf>,
+    /// Certificates to trust, from the global option `--ca`.
+    #[arg(skip)]
+    pub ca: Option<PathBuf>,
     /// Where the agent keeps its token and the last good configuration [default:
     /// /var/lib/cpl-agent/NODE]
     #[arg(long, env = "CPL_STATE_DIR", value_name = "DIR")]
@@ -40,12 +42,6 @@ pub struct AgentArgs {
     /// The token of `cpl node join`, needed until the agent has registered for the first time
     #[arg(long, env = "CPL_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
-    /// Where the agent keeps its own token [default: STATE-DIR/token]
-    #[arg(long, env = "CPL_AGENT_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Certificates (PEM) to trust instead of the public ones
-    #[arg(long, env = "CPL_CA", value_name = "FILE")]
-    pub ca: Option<PathBuf>,
     /// What the agent drives
     #[arg(
         long,
@@ -72,6 +68,20 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// The same, with what the global options say of the server.
+    #[must_use]
+    pub fn reaching(mut self, global: &GlobalArgs) -> Self {
+        let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let servers = set(&global.server).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+        self.server = servers
+            .split(',')
+            .map(|server| server.trim().to_owned())
+            .collect();
+        self.ca = set(&global.ca).map(PathBuf::from);
+        self.token_file = set(&global.token_file).map(PathBuf::from);
+        self
+    }
+
     /// Where the agent keeps what has to survive a restart.
     pub fn state_dir(&self) -> PathBuf {
         let default = || PathBuf::from("/var/lib/cpl-agent").join(&self.node);

@@ -218,9 +218,8 @@ mod tests {
         folder.save(&contexts).unwrap();
         folder.save(&contexts).unwrap();
         assert_eq!(folder.load().unwrap(), contexts);
-        let token = folder
-            .save_token("dev", &"cpl_a_b".parse().unwrap())
-            .unwrap();
+        let drawn = BearerToken::draw(&*cpl_host::Host::new().ids);
+        let token = folder.save_token("dev", &drawn).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder.file()), mode(&token)), (0o600, 0o600));
         assert_eq!(mode(token.parent().unwrap()), 0o700);

@@ -8,8 +8,7 @@ use clap::Args;
 use super::agent::DriverName;
 use super::failure::{Failure, Outcome};
 
-/// Runs a whole control plane on this machine: a server, and agents as child processes that may be
-/// killed.
+/// What `cpl dev` takes.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DevArgs {
     /// The folder for its state; remove it to begin anew

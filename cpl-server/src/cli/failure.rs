@@ -70,6 +70,7 @@ pub struct Failure {
     reason: Option<String>,
     request_id: Option<String>,
     silent: bool,
+    unreached: bool,
 }
 
 impl Failure {
@@ -82,6 +83,7 @@ impl Failure {
             reason: None,
             request_id: None,
             silent: false,
+            unreached: false,
         }
     }
 
@@ -139,6 +141,18 @@ impl Failure {
     /// What the process exits with.
     pub const fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// A failure to reach a server, as opposed to what a server said.
+    #[must_use]
+    pub const fn unreached(mut self) -> Self {
+        self.unreached = true;
+        self
+    }
+
+    /// Whether no server was reached.
+    pub const fn is_unreached(&self) -> bool {
+        self.unreached
     }
 
     /// Everything that is said of it, line by line; nothing when there is nobody to tell.

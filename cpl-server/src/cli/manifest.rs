@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cpl_api::routes::Collection;
 use cpl_core::fields::check_name;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::kind::{self, Named};
@@ -65,6 +65,35 @@ pub fn load(files: &[String], stdin: &mut dyn Read) -> Result<Vec<Manifest>, Fai
     }
     no_twice(&manifests)?;
     Ok(manifests)
+}
+
+/// Reads a file whose one document is a list of objects. Blocks.
+///
+/// # Errors
+/// It is something else, or cannot be read.
+pub fn load_list(file: &str, stdin: &mut dyn Read) -> Result<Vec<Map<String, Value>>, Failure> {
+    let text = if file == "-" {
+        read(file, stdin)?
+    } else {
+        let mut open = std::fs::File::open(file).map_err(|error| unreadable(file, &error))?;
+        read(file, &mut open)?
+    };
+    let mut list = Vec::new();
+    for document in documents(file, &text)? {
+        let Value::Array(items) = document else {
+            return Err(Failure::invalid(format!("{} is no list", shown(file))));
+        };
+        for item in items {
+            let Value::Object(item) = item else {
+                return Err(Failure::invalid(format!(
+                    "{}: {item} is no object",
+                    shown(file)
+                )));
+            };
+            list.push(item);
+        }
+    }
+    Ok(list)
 }
 
 /// Reads the manifests in the text of one file.

@@ -72,6 +72,7 @@ pub struct Output {
     answers: Option<Box<dyn BufRead + Send>>,
     manner: Manner,
     progress: bool,
+    last_progress: String,
 }
 
 impl Output {
@@ -104,6 +105,7 @@ impl Output {
             answers,
             manner,
             progress: false,
+            last_progress: String::new(),
         }
     }
 
@@ -150,6 +152,16 @@ impl Output {
         self.text(&lines(&table.lines(headers, self.manner.colour)))
     }
 
+    /// Prints the last row of a table as one more line of the table above it, and takes it out again.
+    ///
+    /// # Errors
+    /// The reader has gone, or the disk is full.
+    pub fn last_row(&mut self, table: &mut Table) -> Result<(), Failure> {
+        let last = table.lines(self.manner.headers, self.manner.colour).pop();
+        table.pop();
+        self.text(&lines(&last.into_iter().collect::<Vec<_>>()))
+    }
+
     /// Prints a value as YAML when that was asked for, as JSON otherwise.
     ///
     /// # Errors
@@ -181,8 +193,16 @@ impl Output {
     /// # Errors
     /// The reader has gone, or the disk is full.
     pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Prints bytes as they are.
+    ///
+    /// # Errors
+    /// The reader has gone, or the disk is full.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.end_progress();
-        let written = self.data.write_all(text.as_bytes());
+        let written = self.data.write_all(bytes);
         written
             .and_then(|()| self.data.flush())
             .map_err(|error| match error.kind() {
@@ -206,14 +226,21 @@ impl Output {
         self.tell(&format!("warning: {line}"));
     }
 
-    /// Shows how far something is: on a terminal in one line that is rewritten, otherwise nothing.
+    /// Shows how far something is: on a terminal in one line that is rewritten, otherwise in a line
+    /// whenever it changes.
     pub fn progress(&mut self, line: &str) {
-        if self.manner.talk == Talk::Live {
-            self.progress = true;
-            // Nobody can be told that telling failed.
-            let _ = write!(self.talk, "\r\u{1b}[K{}", harmless(line));
-            let _ = self.talk.flush();
+        match self.manner.talk {
+            Talk::Quiet => {},
+            Talk::Lines if self.last_progress == line => {},
+            Talk::Lines => self.tell(line),
+            Talk::Live => {
+                self.progress = true;
+                // Nobody can be told that telling failed.
+                let _ = write!(self.talk, "\r\u{1b}[K{}", harmless(line));
+                let _ = self.talk.flush();
+            },
         }
+        line.clone_into(&mut self.last_progress);
     }
 
     /// Says why a command failed.
@@ -406,6 +433,15 @@ pub(crate) mod tests {
         output.progress("1 of 2");
         output.say("done");
         assert_eq!(talk.read(), "\r\u{1b}[K1 of 2\r\u{1b}[Kdone\n");
+    }
+
+    #[test]
+    fn progress_without_a_terminal_is_a_line_when_it_changes() {
+        let (mut output, _, talk) = captured(manner(Format::Table), None);
+        for line in ["1 of 2", "1 of 2", "2 of 2"] {
+            output.progress(line);
+        }
+        assert_eq!(talk.read(), "1 of 2\n2 of 2\n");
     }
 
     #[test]

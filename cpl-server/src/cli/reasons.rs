@@ -23,6 +23,31 @@ pub const REASONS: &[Reason] = &[
         "Give one of the target groups another port, or the nodes other listen_addresses.",
     ),
     reason(
+        "ADDRESS_FORBIDDEN",
+        "The agent may not listen on the address and port.",
+        "Give it the right to (ports below 1024 need CAP_NET_BIND_SERVICE), or use another port.",
+    ),
+    reason(
+        "ADDRESS_IN_USE",
+        "Another process on the node listens on the address and port.",
+        "Stop it or move it, then `cpl node retry`; or give the target group another port.",
+    ),
+    reason(
+        "ADDRESS_NOT_AVAILABLE",
+        "The node does not have the address.",
+        "Give the machine the address, or correct the node's listen_addresses.",
+    ),
+    reason(
+        "ADDRESS_REFUSED",
+        "The operating system does not let the agent listen on the address and port.",
+        "The message says why.",
+    ),
+    reason(
+        "AGENT_NEVER_SEEN",
+        "No agent has ever registered for the node.",
+        "`cpl node join NODE` makes a token; start `cpl agent` on the node with it.",
+    ),
+    reason(
         "AGENT_SILENT",
         "The agent of the node does not answer.",
         "Look whether the process `cpl agent` runs there and reaches the server; its log says what stops it.",
@@ -38,6 +63,31 @@ pub const REASONS: &[Reason] = &[
         "The agent registers again by itself.",
     ),
     reason(
+        "BODY_INVALID",
+        "The body of the request has the wrong form.",
+        "The message says what is expected; update `cpl` if it is older than the server.",
+    ),
+    reason(
+        "BODY_NOT_JSON",
+        "The body of the request is not JSON.",
+        "Send JSON.",
+    ),
+    reason(
+        "BODY_NOT_UTF8",
+        "The body of the request is not UTF-8.",
+        "Send UTF-8.",
+    ),
+    reason(
+        "BODY_TOO_DEEP",
+        "The body of the request is nested too deeply.",
+        "Flatten it.",
+    ),
+    reason(
+        "BODY_TOO_LARGE",
+        "The body of the request is too large.",
+        "Split it: apply fewer manifests at once.",
+    ),
+    reason(
         "CACHE_BEHIND",
         "The server does not see its own newest writes yet.",
         "Try again. If it stays so, the store is slow or not reachable: look at /readyz.",
@@ -46,6 +96,11 @@ pub const REASONS: &[Reason] = &[
         "CASCADE_TOO_WIDE",
         "The deletion would change more objects than one transaction holds.",
         "Take the object out of use on some of the nodes first, then delete it.",
+    ),
+    reason(
+        "CONFIG_INVALID",
+        "The data plane refuses its configuration.",
+        "The message is the data plane's own; correct the object that it names.",
     ),
     reason(
         "CONFIG_ON_ITS_WAY",
@@ -63,9 +118,29 @@ pub const REASONS: &[Reason] = &[
         "Restore it from a backup; do not write to the store by hand.",
     ),
     reason(
+        "DATA_PLANE_DOWN",
+        "The data plane of the node does not run.",
+        "Look at the agent's log on the node.",
+    ),
+    reason(
         "DEADLINE_PASSED",
         "The change could not be made in time; nothing happened.",
         "Try again.",
+    ),
+    reason(
+        "DIGEST_MISMATCH",
+        "What the agent received is not what the server says that it sent.",
+        "The agent asks again by itself. If it stays so, something on the way changes bodies.",
+    ),
+    reason(
+        "ETAG_AMBIGUOUS",
+        "An etag was sent with a request for several objects.",
+        "Name one object, or leave the etag out.",
+    ),
+    reason(
+        "ETAG_MALFORMED",
+        "The header If-Match has the wrong form.",
+        "Send If-Match: \"ETAG\".",
     ),
     reason(
         "ETAG_MISMATCH",
@@ -118,6 +193,16 @@ pub const REASONS: &[Reason] = &[
         "Nothing: it is done again by itself.",
     ),
     reason(
+        "GENERATION_UNKNOWN",
+        "The object has no such generation, or it is no longer kept.",
+        "`cpl history` lists those that there are.",
+    ),
+    reason(
+        "IDEMPOTENCY_KEY_INVALID",
+        "The idempotency key is too long or has characters that it cannot have.",
+        "Use a short key of letters and digits.",
+    ),
+    reason(
         "IDEMPOTENCY_KEY_REUSED",
         "The key of this write belongs to another write.",
         "Use a fresh key for each write.",
@@ -138,14 +223,34 @@ pub const REASONS: &[Reason] = &[
         "Split it.",
     ),
     reason(
+        "MEDIA_TYPE",
+        "The body of the request has another type than JSON.",
+        "Send Content-Type: application/json.",
+    ),
+    reason(
+        "METHOD_NOT_ALLOWED",
+        "The path does not take this method.",
+        "Look at the reference of the API.",
+    ),
+    reason(
         "NAME_INVALID",
         "A name has characters that names cannot have.",
         "Use 1 to 63 lower-case letters, digits or '-', with a letter or digit at both ends.",
     ),
     reason(
+        "NODE_DRAINED",
+        "The node is drained: it takes no new connections.",
+        "`cpl node undrain` lets it serve again.",
+    ),
+    reason(
         "NOT_FOUND",
         "There is no object of this name.",
         "`cpl get` lists what there is.",
+    ),
+    reason(
+        "NO_DATA_PLANE",
+        "The node's driver only writes files: no traffic flows through it.",
+        "Install HAProxy and start the agent with --driver haproxy.",
     ),
     reason(
         "OBJECT_DUPLICATE",
@@ -168,6 +273,21 @@ pub const REASONS: &[Reason] = &[
         "Look at the object (`cpl history`) before repeating anything.",
     ),
     reason(
+        "PAGE_TOKEN_INVALID",
+        "The page token is not one of this server.",
+        "Start from the first page.",
+    ),
+    reason(
+        "PART_UNKNOWN",
+        "A stored generation has a part that this server does not know.",
+        "Update the server.",
+    ),
+    reason(
+        "PATH_UNKNOWN",
+        "The server has nothing at this path.",
+        "Look at the address of the server, and update it if it is older than `cpl`.",
+    ),
+    reason(
         "PORT_CONFLICT",
         "Two target groups of one node want the same port.",
         "Give one of them another port, or assign them to different nodes.",
@@ -183,9 +303,34 @@ pub const REASONS: &[Reason] = &[
         "Nothing: the agent calls again by itself.",
     ),
     reason(
+        "PROTOCOL_UNSUPPORTED",
+        "The agent and the server have no protocol in common.",
+        "Update the older one.",
+    ),
+    reason(
+        "QUERY_INVALID",
+        "The query of the request is not well formed.",
+        "Percent-encode it.",
+    ),
+    reason(
+        "QUERY_TOO_LONG",
+        "The query of the request is too long.",
+        "Use fewer labels.",
+    ),
+    reason(
+        "QUERY_UNKNOWN",
+        "The server does not know a query parameter.",
+        "Look for a misspelling; update the server if it is older than `cpl`.",
+    ),
+    reason(
         "QUEUE_FULL",
         "Too many changes are waiting.",
         "Wait a moment, then try again.",
+    ),
+    reason(
+        "RATE_LIMITED",
+        "Too many requests.",
+        "Wait as long as the error says.",
     ),
     reason(
         "REFERENCE_UNKNOWN",
@@ -218,6 +363,11 @@ pub const REASONS: &[Reason] = &[
         "Start from a fresh list.",
     ),
     reason(
+        "SCOPE_TOO_SMALL",
+        "The token does not allow this.",
+        "Use a token with a larger scope, see `cpl token create --scope`.",
+    ),
+    reason(
         "SEQUENCE_STALE",
         "A later call of the same agent has arrived already.",
         "Nothing: the late one does not matter.",
@@ -226,6 +376,11 @@ pub const REASONS: &[Reason] = &[
         "SESSION_LOST",
         "This replica no longer owns what it wanted to write.",
         "Try again; another replica, or this one, takes over in a moment.",
+    ),
+    reason(
+        "STATE_NOT_WRITABLE",
+        "The agent cannot write its state folder.",
+        "Free space, or mend the folder's rights; the agent goes on by itself.",
     ),
     reason(
         "STORE_CHANGED",
@@ -273,9 +428,19 @@ pub const REASONS: &[Reason] = &[
         "Look at the token file: it must hold cpl_<id>_<secret> and nothing else.",
     ),
     reason(
+        "TOKEN_MISSING",
+        "The request had no token.",
+        "Name a token file with --token-file or CPL_TOKEN_FILE, or keep one in a context: `cpl context set`.",
+    ),
+    reason(
         "TOKEN_UNKNOWN",
         "The server does not know the token: it was revoked, or is another server's.",
         "Look with `cpl context show` which server and which token are used.",
+    ),
+    reason(
+        "TOO_MANY_REJECTIONS",
+        "The data plane kept refusing something, whatever was left out.",
+        "Look at the agent's log on the node.",
     ),
     reason(
         "TXN_CONFLICT",
@@ -283,9 +448,19 @@ pub const REASONS: &[Reason] = &[
         "Try again.",
     ),
     reason(
+        "VERB_UNKNOWN",
+        "The object does not have this verb.",
+        "Look at the reference of the API.",
+    ),
+    reason(
         "VERSION_AHEAD",
-        "The agent has a newer version than the control plane: the store was restored from an old backup.",
-        "The agent begins anew by itself once the store's incarnation is raised, which restoring through `cpl store import` does.",
+        "The agent has a newer version than the control plane, in the same life of the store.",
+        "The store was replaced by an old copy: restore it with `cpl store import` instead, so that agents begin anew.",
+    ),
+    reason(
+        "VERSION_WENT_BACK",
+        "The server gave the agent an older version than it has, in the same life of the store.",
+        "The store was replaced by an old copy: restore it with `cpl store import` instead.",
     ),
     reason(
         "WEIGHT_INVALID",
@@ -307,7 +482,7 @@ pub fn near(name: &str) -> Vec<&'static str> {
     let mut near: Vec<_> = REASONS
         .iter()
         .map(|reason| (similarity(&name, reason.name), reason.name))
-        .filter(|(similarity, _)| *similarity > 60)
+        .filter(|(similarity, _)| *similarity > 75)
         .collect();
     near.sort_by(|a, b| b.cmp(a));
     near.into_iter().take(3).map(|(_, name)| name).collect()

@@ -4,14 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::failure::{Failure, Outcome};
+use super::failure::Outcome;
 use super::serve_config::{Settings, load};
 
-/// Runs a control-plane server: the API, the dashboard and the controllers.
-///
-/// Every setting can also stand in the environment (`CPL_LISTEN`, `CPL_STORE`, `CPL_DATA_DIR`,
-/// `CPL_TLS_CERT`, `CPL_TLS_KEY`, `CPL_LOG_FORMAT`, `CPL_LOG`) or in the file that `--config` or
-/// `CPL_CONFIG` names; flags win over the environment, the environment over the file.
+/// What `cpl serve` takes.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:8080]
@@ -68,6 +64,5 @@ impl ServeArgs {
 
 /// Runs the server until it is told to stop. Called on the main thread, outside any runtime.
 pub fn run(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
-    let _config = load(args, env)?;
-    Err(Failure::not_built("serve"))
+    crate::serve::run(&load(args, env)?)
 }

@@ -90,6 +90,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Takes the last row out.
+    pub fn pop(&mut self) {
+        self.rows.pop();
+    }
+
     /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
