@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::args::GlobalArgs;
 use super::connection::DEFAULT_SERVER;
-use super::failure::{Failure, Outcome};
+use super::failure::Outcome;
 
 /// What an agent drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,15 +93,9 @@ impl AgentArgs {
         let default = || PathBuf::from("/run/cpl-agent").join(&self.node);
         self.runtime_dir.clone().unwrap_or_else(default)
     }
-
-    /// Where it keeps its own token.
-    pub fn token_file(&self) -> PathBuf {
-        let default = || self.state_dir().join("token");
-        self.token_file.clone().unwrap_or_else(default)
-    }
 }
 
 /// Runs the agent until it is told to stop. Called on the main thread, outside any runtime.
-pub fn run(_args: &AgentArgs) -> Outcome {
-    Err(Failure::not_built("agent"))
+pub fn run(args: &AgentArgs) -> Outcome {
+    crate::agent::run(args)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::agent::DriverName;
-use super::failure::{Failure, Outcome};
+use super::failure::Outcome;
 
 /// What `cpl dev` takes.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,6 @@ pub struct DevArgs {
 }
 
 /// Runs until it is told to stop. Called on the main thread, outside any runtime.
-pub fn run(_args: &DevArgs) -> Outcome {
-    Err(Failure::not_built("dev"))
+pub fn run(args: &DevArgs) -> Outcome {
+    crate::dev::run(args)
 }

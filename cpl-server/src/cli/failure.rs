@@ -100,14 +100,6 @@ impl Failure {
         }
     }
 
-    /// A part that this binary was built without.
-    pub fn not_built(part: &str) -> Self {
-        Self::new(
-            Exit::Failed,
-            format!("`cpl {part}` is not built in this binary"),
-        )
-    }
-
     /// The same failure, with another line below the first.
     #[must_use]
     pub fn detail(mut self, line: impl Into<String>) -> Self {

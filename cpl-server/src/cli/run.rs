@@ -62,7 +62,7 @@ fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) ->
             context::run(&command, given, &ContextFolder::of_user(env)?, out)
         },
         Command::Store(command) => match store::offline(&command) {
-            Some(work) => store::run_offline(work),
+            Some(work) => store::run_offline(work, out),
             None => call(&global, env, out, &Call::Store(&command)),
         },
         Command::Completion(args) => {
@@ -121,9 +121,9 @@ fn call(
             Call::Store(store::StoreCommand::Export(args)) => {
                 store::export(args.file.as_deref(), &mut session).await
             },
-            Call::Store(store::StoreCommand::Import(_) | store::StoreCommand::Backup(_)) => {
-                Err(Failure::not_built("store against a server"))
-            },
+            Call::Store(store::StoreCommand::Import(_) | store::StoreCommand::Backup(_)) => Err(
+                Failure::invalid("this works on a file: name it with --store embedded:PATH"),
+            ),
             Call::Version => version::run_remote(&mut session).await,
         }
     });

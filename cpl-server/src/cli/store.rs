@@ -7,6 +7,7 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
 use super::failure::{Exit, Failure, Outcome};
+use super::output::Output;
 use super::session::Session;
 
 /// Copies the state of a server out and in.
@@ -75,12 +76,8 @@ pub const fn offline(command: &StoreCommand) -> Option<Offline<'_>> {
 }
 
 /// Works on a store that no server has open. Called on the main thread, outside any runtime.
-pub fn run_offline(work: Offline<'_>) -> Outcome {
-    Err(Failure::not_built(match work {
-        Offline::Export(_) => "store export --store",
-        Offline::Import(_) => "store import",
-        Offline::Backup(_) => "store backup",
-    }))
+pub fn run_offline(work: Offline<'_>, out: &mut Output) -> Outcome {
+    crate::transfer::offline(work, out)
 }
 
 /// Exports what the server has.
