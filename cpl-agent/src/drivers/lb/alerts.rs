@@ -30,8 +30,7 @@ fn alert(line: &str) -> Option<&str> {
 fn is_summary(message: &str) -> bool {
     message.starts_with("Error(s) found in configuration file")
         || message.starts_with("Fatal errors found in configuration")
-        || message.starts_with("[haproxy.main()] Some protocols failed to start")
-        || message.starts_with("Some protocols failed to start")
+        || message.contains("Some protocols failed to start their listeners")
 }
 
 fn rejection(message: &str, rendered: &Rendered, stage: Stage) -> Rejection {
@@ -50,26 +49,42 @@ fn rejection(message: &str, rendered: &Rendered, stage: Stage) -> Rejection {
         field: origin
             .map(|origin| origin.field.clone())
             .filter(|field| !field.is_empty()),
-        message: without_place(message).to_owned(),
+        message: without_places(message),
     }
 }
 
-/// The number in the first `[<file>:<number>]`.
 fn line_number(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once('[')?;
-    let (place, _) = rest.split_once(']')?;
-    place.rsplit_once(':')?.1.parse().ok()
+    Some(place(message)?.line)
 }
 
-/// The message after the places, which are those of a temporary file.
-fn without_place(message: &str) -> &str {
-    let mut rest = message;
-    loop {
-        let trimmed = rest.trim_start_matches("parsing ").trim_start();
-        let is_place = trimmed.starts_with('[') && line_number(trimmed).is_some();
-        match trimmed.split_once(']') {
-            Some((_, after)) if is_place => rest = after.trim_start_matches([' ', ':']),
-            Some(_) | None => return rest,
-        }
-    }
+/// A `[<absolute path>:<line>]` in a message.
+struct Place<'a> {
+    before: &'a str,
+    line: usize,
+    after: &'a str,
+}
+
+/// The first place. An address in brackets looks alike, but has no `/`.
+fn place(message: &str) -> Option<Place<'_>> {
+    message.match_indices('[').find_map(|(at, _)| {
+        let (inside, after) = message[at + 1..].split_once(']')?;
+        let (path, line) = inside.rsplit_once(':')?;
+        let before = &message[..at];
+        let line = line.parse().ok().filter(|_| path.contains('/'))?;
+        Some(Place {
+            before,
+            line,
+            after,
+        })
+    })
+}
+
+/// The message without its places, which speak of a temporary file.
+fn without_places(message: &str) -> String {
+    let Some(place) = place(message) else {
+        return message.trim().to_owned();
+    };
+    let before = place.before.trim_end().trim_end_matches("parsing");
+    let after = place.after.trim_start_matches([' ', ':']);
+    without_places(&format!("{before} {after}"))
 }

@@ -27,6 +27,8 @@ mod render_only;
 mod running;
 mod socket;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use haproxy::{HaproxyConfig, HaproxyDriver};
 pub use render_only::{RenderConfig, RenderDriver};
