@@ -1,6 +1,8 @@
 //! Sites (directories, addresses and what runs there) and configurations for them.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,7 +47,7 @@ impl Site {
         }
     }
 
-    fn runtime(&self) -> PathBuf {
+    pub(crate) fn runtime(&self) -> PathBuf {
         self.folder.path().join("run")
     }
 
@@ -54,12 +56,16 @@ impl Site {
     }
 
     pub(crate) fn haproxy(&self) -> HaproxyDriver {
+        self.haproxy_with(Arc::clone(&self.clock))
+    }
+
+    pub(crate) fn haproxy_with(&self, clock: Arc<dyn Clock>) -> HaproxyDriver {
         let config = HaproxyConfig {
             state_dir: self.state(),
             runtime_dir: self.runtime(),
             binary: HAPROXY.into(),
         };
-        HaproxyDriver::new(config, Arc::clone(&self.clock)).unwrap()
+        HaproxyDriver::new(config, clock).unwrap()
     }
 
     pub(crate) fn render(&self, binary: &str) -> RenderDriver {
@@ -159,4 +165,33 @@ pub(crate) fn rejections<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> V
         Err(ApplyError::Unavailable(unavailable)) => panic!("unavailable: {unavailable:?}"),
         Ok(applied) => panic!("applied: {applied:?}"),
     }
+}
+
+/// The processes of a HAProxy, as its master lists them: `(pid, "master" or "worker", reloads)`.
+pub(crate) fn processes(site: &Site) -> Vec<(u32, String, u32)> {
+    let mut stream = UnixStream::connect(site.runtime().join("master.sock")).unwrap();
+    stream.write_all(b"show proc;quit\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let rows = answer.lines().filter(|line| !line.starts_with('#'));
+    let rows = rows.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 2)
+        .map(|row| {
+            (
+                row[0].parse().unwrap(),
+                row[1].to_owned(),
+                row[2].parse().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// Sends a command behind the driver's back.
+pub(crate) fn meddle(site: &Site, command: &str) -> String {
+    let mut stream = UnixStream::connect(site.runtime().join("worker.sock")).unwrap();
+    stream.write_all(command.as_bytes()).unwrap();
+    stream.write_all(b"\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

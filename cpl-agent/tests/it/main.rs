@@ -5,6 +5,8 @@
     reason = "a test that cannot go on fails here"
 )]
 
+mod ambush;
 mod contract;
 mod fixture;
 mod live;
+mod traffic;
