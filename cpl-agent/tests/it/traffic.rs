@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -112,9 +113,14 @@ impl Clients {
         Self { stop, tally, tasks }
     }
 
-    /// How many each has served since this was asked last.
-    pub(crate) fn take_served(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut self.tally.lock().unwrap().served)
+    /// How many each has served since the count began.
+    pub(crate) fn served(&self) -> BTreeMap<String, u64> {
+        self.tally.lock().unwrap().served.clone()
+    }
+
+    /// Begins to count again.
+    pub(crate) fn count_again(&self) {
+        self.tally.lock().unwrap().served.clear();
     }
 
     pub(crate) async fn stop(self) -> Tally {
@@ -136,6 +142,7 @@ async fn client(address: SocketAddr, stop: Arc<AtomicBool>, tally: Arc<Mutex<Tal
                 Err(error) => tally.failed.push(error.to_string()),
             }
         }
-        tokio::task::yield_now().await;
+        // Each connection leaves its port unusable for a minute, twice.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

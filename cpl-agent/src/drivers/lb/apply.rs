@@ -32,6 +32,8 @@ use crate::driver::{Applied, ApplyError, Label, Rejection, Unavailable};
 
 /// How long a start or a reload may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long workers may outlive a master that was killed.
+const WORKERS_END: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 /// The label of a process that did not come to run what it was told: no label at all.
 const UNVERIFIED: &str = "unverified";
@@ -284,7 +286,7 @@ impl HaproxyDriver {
 
     async fn start(&self, change: &Change<'_>) -> Result<Applied, ApplyError> {
         self.judge(change, &self.files.candidate()).await?;
-        self.preflight(change, None)?;
+        self.preflight_patiently(change).await?;
         self.learn_delays(None, &change.config);
         self.files.remember(change.configuration)?;
         self.write_state(synthesise(&change.config, &Servers::default()))?;
@@ -298,6 +300,19 @@ impl HaproxyDriver {
         Ok(Applied::Started)
     }
 
+    /// Before a start: where a master was killed, its workers hold the addresses a moment longer, and
+    /// that is no fault of any object.
+    async fn preflight_patiently(&self, change: &Change<'_>) -> Result<(), ApplyError> {
+        let until = self.clock.monotonic().plus(WORKERS_END);
+        loop {
+            let tried = self.preflight(change, None);
+            if tried.is_ok() || self.clock.monotonic() >= until {
+                return tried;
+            }
+            self.clock.sleep(POLL).await;
+        }
+    }
+
     async fn start_outcome(&self, change: &Change<'_>) -> Result<Outcome, Unavailable> {
         let mut child = self.program.start(&self.files)?;
         let until = self.clock.monotonic().plus(PATIENCE);
@@ -308,7 +323,8 @@ impl HaproxyDriver {
             }
             if self.sockets.worker.is_answered().await && self.sockets.master.is_answered().await {
                 let mark = self.sockets.mark().await?;
-                if mark.is_some_and(|mark| mark.label == *change.label) {
+                let settled = self.sockets.processes().await?.worker.is_some();
+                if settled && mark.is_some_and(|mark| mark.label == *change.label) {
                     return Ok(Outcome::Succeeded);
                 }
             }

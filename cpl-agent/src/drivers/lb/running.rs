@@ -1,5 +1,7 @@
 //! Reading the running process.
 
+use std::time::Duration;
+
 use cpl_lb::plan::{self, NodeConfig};
 
 use super::files::Files;
@@ -10,6 +12,10 @@ use super::observe::{self, Processes, Servers, StatRow};
 use super::process::recorded_master;
 use super::socket::{Kind, Socket};
 use crate::driver::Unavailable;
+
+/// How long a master that executes itself anew may look like none.
+const ANEW: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What a running HAProxy says of itself.
 #[derive(Clone, Debug)]
@@ -46,10 +52,15 @@ impl Sockets {
     /// # Errors
     /// A process of ours is alive and does not answer, or its answer cannot be understood.
     pub(super) async fn running(&self, files: &Files) -> Result<Option<Running>, Unavailable> {
-        if !self.master.is_answered().await && recorded_master(files).is_none() {
+        if !self.is_there(files).await {
             return Ok(None);
         }
-        let processes = self.processes().await?;
+        let processes = match self.processes().await {
+            Ok(processes) => processes,
+            // Workers inherit the socket: one that outlives its master accepts and does not answer.
+            Err(_) if recorded_master(files).is_none() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         if processes.worker.is_none() {
             return Ok(Some(Running {
                 processes,
@@ -62,6 +73,24 @@ impl Sockets {
             mark: self.mark().await?,
             servers: self.servers().await?,
         }))
+    }
+
+    /// Whether a process of ours exists. A master executes itself anew when it has started and at every
+    /// reload: for a moment its socket refuses, its pidfile is empty, and its command cannot be read. Taken
+    /// for dead, it would be started a second time.
+    async fn is_there(&self, files: &Files) -> bool {
+        let never = !files.pidfile().exists() && !files.master_socket().exists();
+        let clock = &self.master.clock;
+        let until = clock.monotonic().plus(ANEW);
+        loop {
+            if self.master.is_answered().await || recorded_master(files).is_some() {
+                return true;
+            }
+            if never || clock.monotonic() >= until {
+                return false;
+            }
+            clock.sleep(POLL).await;
+        }
     }
 
     /// Asks the master for its processes.
