@@ -319,6 +319,23 @@ async fn connections_of_a_removed_endpoint_end_when_its_delay_has_passed() {
 }
 
 #[tokio::test]
+async fn connections_of_an_endpoint_that_is_down_end_as_well_and_it_stays() {
+    let mut world = World::start().await;
+    world.web().body.spec.deregistration_delay = Span::from_millis(500);
+    let (mut stream, name) = connect(world.vip()).await.unwrap();
+    let down = usize::from(name == "two");
+    world.web().body.endpoints[down].status = EndpointStatus::Down;
+    assert_eq!(world.apply().await, Applied::Runtime(1));
+    assert_eq!(world.health().await[&name].connections, 1);
+    let ended = tokio::spawn(async move { stream.read(&mut [0; 8]).await });
+    world.until(async || ended.is_finished()).await;
+    assert!(world.has_server(&format!(" {name} ")));
+    let reason = world.health().await[&name].reason.clone();
+    assert_eq!(reason.as_deref(), Some("Target.NotInUse"));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn connections_in_a_replaced_worker_are_counted_and_end_in_time() {
     let mut world = World::start().await;
     world.web().body.spec.deregistration_delay = Span::from_millis(1_000);
@@ -430,6 +447,28 @@ async fn what_somebody_else_changed_is_drift_and_is_put_right() {
     );
     meddle(&world.site, "enable frontend fe_web");
     assert_eq!(world.apply().await, Applied::Runtime(3));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_reload_by_hand_leads_to_the_same_state() {
+    let mut world = World::start().await;
+    let endpoints = &mut world.web().body.endpoints;
+    endpoints[0].weight = 77;
+    endpoints[1].status = EndpointStatus::Drain;
+    assert_eq!(world.apply().await, Applied::Runtime(2));
+    let worker = processes(&world.site)[1].0;
+    let master = i32::try_from(processes(&world.site)[0].0).unwrap();
+    kill_process(Pid::from_raw(master).unwrap(), Signal::USR2).unwrap();
+    let reloaded = async || {
+        // Asking the driver first waits for the master.
+        let observed = world.driver.observe().await.unwrap();
+        observed.state == DataPlaneState::Healthy && processes(&world.site)[1].0 != worker
+    };
+    world.until(reloaded).await;
+    let config = world.configuration();
+    assert_eq!(world.driver.verify(&config).await.unwrap(), []);
+    assert_eq!(world.apply().await, Applied::Unchanged);
     world.end().await;
 }
 
