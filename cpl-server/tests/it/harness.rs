@@ -1,13 +1,13 @@
 //! A server on a free port with its data in a temporary folder.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cpl_api::client::ControlPlaneClient;
 use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
-use cpl_api::token::BearerToken;
 use cpl_api::transport::{ControlPlaneTransport, RESPONSE_BYTES, Request, Response};
 use cpl_host::Host;
 use cpl_server::cli::serve_config::{LogFormat, ServeConfig, StoreUrl};
@@ -18,10 +18,26 @@ use serde_json::{Value, json};
 
 pub(crate) struct Harness {
     pub(crate) server: Server,
-    pub(crate) host: Host,
     pub(crate) transport: Arc<HttpControlPlaneTransport>,
     pub(crate) token: String,
     pub(crate) dir: tempfile::TempDir,
+}
+
+/// Serves what is in a folder.
+async fn serve(dir: &Path, port: u16) -> Server {
+    let config = ServeConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        store: StoreUrl::Embedded(dir.join("cpl.redb")),
+        data_dir: dir.to_owned(),
+        tls: None,
+        log_format: LogFormat::Text,
+        log: "info".to_owned(),
+    };
+    let plane = PlaneConfig {
+        agent_wait: Duration::from_secs(2),
+        agent_grace: Duration::from_secs(4),
+    };
+    Server::start(&config, plane, Host::new()).await.unwrap()
 }
 
 /// One request by hand.
@@ -39,44 +55,30 @@ impl Harness {
     }
 
     pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
-        let host = Host::new();
-        let config = ServeConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            store: StoreUrl::Embedded(dir.path().join("cpl.redb")),
-            data_dir: dir.path().to_owned(),
-            tls: None,
-            log_format: LogFormat::Text,
-            log: "info".to_owned(),
-        };
-        let plane = PlaneConfig {
-            agent_wait: Duration::from_secs(2),
-            agent_grace: Duration::from_secs(4),
-        };
-        let server = Server::start(&config, plane, host.clone()).await.unwrap();
+        let server = serve(dir.path(), 0).await;
         let token = fs::read_to_string(&server.admin_token)
             .unwrap()
             .trim()
             .to_owned();
         let http = HttpConfig::new(server.url());
-        let transport =
-            Arc::new(HttpControlPlaneTransport::new(&http, Arc::clone(&host.clock)).unwrap());
+        let clock = Host::new().clock;
+        let transport = Arc::new(HttpControlPlaneTransport::new(&http, clock).unwrap());
         Self {
             server,
-            host,
             transport,
             token,
             dir,
         }
     }
 
-    pub(crate) fn client(&self) -> ControlPlaneClient<HttpControlPlaneTransport> {
-        self.client_with(&self.token)
-    }
-
-    pub(crate) fn client_with(&self, token: &str) -> ControlPlaneClient<HttpControlPlaneTransport> {
-        let (clock, ids) = (Arc::clone(&self.host.clock), Arc::clone(&self.host.ids));
-        let token: BearerToken = token.parse().unwrap();
-        ControlPlaneClient::new(Arc::clone(&self.transport), clock, ids).with_token(token)
+    /// Stops the server, waits, and starts it again on the same port with the same data.
+    pub(crate) async fn restart(&mut self, away: Duration) {
+        let port = self.server.address.port();
+        let placeholder = tempfile::tempdir().unwrap();
+        let stopped = std::mem::replace(&mut self.server, serve(placeholder.path(), 0).await);
+        stopped.stop().await;
+        tokio::time::sleep(away).await;
+        self.server = serve(self.dir.path(), port).await;
     }
 
     pub(crate) async fn raw(&self, raw: Raw<'_>) -> Response {

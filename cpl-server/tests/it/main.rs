@@ -2,4 +2,5 @@
 
 mod api;
 mod harness;
+mod live;
 mod versions;
