@@ -178,9 +178,12 @@ fn affected(system: Arc<dyn System>) -> Affected {
 }
 
 fn node_companions(node_kind: &'static str) -> Companions {
-    Arc::new(move |object: &Object| match object.kind == node_kind {
-        true => companions(&object.name),
-        false => Vec::new(),
+    Arc::new(move |object: &Object| {
+        if object.kind == node_kind {
+            companions(&object.name)
+        } else {
+            Vec::new()
+        }
     })
 }
 

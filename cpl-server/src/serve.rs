@@ -68,9 +68,11 @@ impl Server {
             let opened = tokio::task::spawn_blocking(move || wiring::open(&url, &host)).await;
             opened
                 .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?
-                .map_err(failed)?
+                .map_err(|error| failed(&error))?
         };
-        let plane = Plane::start(host, store, plane).await.map_err(failed)?;
+        let plane = Plane::start(host, store, plane)
+            .await
+            .map_err(|error| failed(&error))?;
         let admin_token = admin_token(&plane, &config.data_dir).await?;
         let (stop, stopped) = watch::channel(false);
         let serving = listener.serve(router(App::new(Arc::clone(&plane))), stopped);
@@ -106,9 +108,9 @@ impl Server {
 }
 
 /// A failure to start, with what lies behind it.
-pub(crate) fn failed(error: Error) -> Failure {
+pub(crate) fn failed(error: &Error) -> Failure {
     let mut failure = Failure::new(Exit::Failed, error.to_string()).because(error.reason());
-    let mut source = std::error::Error::source(&error);
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         failure = failure.detail(cause.to_string());
         source = cause.source();
@@ -138,7 +140,7 @@ async fn admin_token(plane: &Plane, data_dir: &Path) -> Result<PathBuf, Failure>
             .tokens
             .find(text.trim())
             .await
-            .map_err(failed)?
+            .map_err(|error| failed(&error))?
             .is_some()
     {
         return Ok(path);
@@ -150,7 +152,11 @@ async fn admin_token(plane: &Plane, data_dir: &Path) -> Result<PathBuf, Failure>
         actor: "cpl-serve".to_owned(),
         request_id: format!("bootstrap-{:016x}", plane.host.ids.fresh() >> 64),
     };
-    let (secret, _, _) = plane.tokens.create(&new).await.map_err(failed)?;
+    let (secret, _, _) = plane
+        .tokens
+        .create(&new)
+        .await
+        .map_err(|error| failed(&error))?;
     write_secret(&path, &secret).map_err(|error| {
         let what = format!("{} cannot be written: {error}", path.display());
         Failure::new(Exit::Failed, what)

@@ -28,7 +28,8 @@ pub(crate) fn offline(work: Offline<'_>, out: &mut Output) -> Outcome {
     let done = match work {
         Offline::Export(args) => {
             let url = args.store.as_deref().unwrap_or_default();
-            let text = runtime()?.block_on(async { export(&open(url)?).await.map_err(failed) })?;
+            let text = runtime()?
+                .block_on(async { export(&open(url)?).await.map_err(|error| failed(&error)) })?;
             match &args.file {
                 Some(file) => {
                     write_private(file, &text)?;
@@ -47,7 +48,7 @@ pub(crate) fn offline(work: Offline<'_>, out: &mut Output) -> Outcome {
             let path = file_of(&args.store)?;
             let summary: Summary =
                 cpl_store_embedded::import(&mut BufReader::new(input), &path, &*Host::new().ids)
-                    .map_err(failed)?;
+                    .map_err(|error| failed(&error))?;
             format!(
                 "imported {} entries into {}",
                 summary.entries,
@@ -59,7 +60,7 @@ pub(crate) fn offline(work: Offline<'_>, out: &mut Output) -> Outcome {
                 open(&args.store)?
                     .backup(&args.file, &*Host::new().ids)
                     .await
-                    .map_err(failed)
+                    .map_err(|error| failed(&error))
             };
             runtime()?.block_on(backup)?;
             format!("copied to {}", args.file.display())
@@ -69,9 +70,9 @@ pub(crate) fn offline(work: Offline<'_>, out: &mut Output) -> Outcome {
     Ok(Exit::Success)
 }
 
-fn failed(error: Error) -> Failure {
+fn failed(error: &Error) -> Failure {
     let mut failure = Failure::new(Exit::Failed, format!("failed to {error}"));
-    let mut source = std::error::Error::source(&error);
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         failure = failure.detail(cause.to_string());
         source = cause.source();
@@ -92,7 +93,8 @@ fn file_of(url: &str) -> Result<std::path::PathBuf, Failure> {
 fn open(url: &str) -> Result<EmbeddedStore, Failure> {
     let Host { clock, ids, .. } = Host::new();
     let config = Config::default();
-    EmbeddedStore::open(file_of(url)?, config, Arc::clone(&clock), &*ids).map_err(failed)
+    EmbeddedStore::open(file_of(url)?, config, Arc::clone(&clock), &*ids)
+        .map_err(|error| failed(&error))
 }
 
 /// Writes a file that only its owner can read: an export holds the hashes of tokens.

@@ -16,7 +16,19 @@ pub(crate) struct Golden {
 }
 
 /// All generated files.
-pub(crate) const GOLDENS: &[Golden] = &[];
+pub(crate) const GOLDENS: &[Golden] = &[Golden {
+    path: "docs/reference/cli.md",
+    command: &[
+        "run",
+        "--quiet",
+        "--package",
+        "cpl-server",
+        "--bin",
+        "cpl",
+        "--",
+        "help-markdown",
+    ],
+}];
 
 /// Compares every generated file with what its command writes now.
 ///

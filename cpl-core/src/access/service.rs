@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, TxnId};
 use crate::store::{Entry, ListRequest, PageToken, Store};
-use crate::txn::{AuditRecord, CommandTxn, Guard, Settled, commit};
+use crate::txn::{AuditRecord, CommandTxn, Guard, Settled, audit_key, commit, decode};
 
 /// How long a write of this slice may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,7 +122,8 @@ impl Tokens {
             request_id: new.request_id.clone(),
             config_version: None,
         };
-        let txn = CommandTxn::new(TxnId::fresh(&**ids), &audit);
+        let key = audit_key(audit.at, &audit.request_id);
+        let txn = CommandTxn::new(TxnId::fresh(&**ids), key, &audit);
         self.commit(txn.put(token_key(id), Guard::ABSENT, &record))
             .await?;
         Ok(record)
@@ -150,7 +151,8 @@ impl Tokens {
             request_id: request_id.to_owned(),
             config_version: None,
         };
-        let txn = CommandTxn::new(TxnId::fresh(&*self.0.ids), &audit);
+        let key = audit_key(audit.at, &audit.request_id);
+        let txn = CommandTxn::new(TxnId::fresh(&*self.0.ids), key, &audit);
         self.commit(txn.delete(token_key(id), guard)).await
     }
 
@@ -196,11 +198,7 @@ impl Tokens {
         let key = token_key(id);
         let read = self.0.store.get(key.key()).await;
         let read = read.map_err(|error| Error::store("look up a token", error))?;
-        let Some(entry) = read.value else {
-            return Ok(None);
-        };
-        let record = serde_json::from_slice(&entry.value);
-        let record = record.map_err(|error| Error::corrupt(key.key(), error))?;
-        Ok(Some((Guard::of(Some(&entry.meta)), record)))
+        let guard = Guard::of(read.value.as_ref().map(|entry| &entry.meta));
+        Ok(decode(read.value.as_ref())?.map(|record| (guard, record)))
     }
 }

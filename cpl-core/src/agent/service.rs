@@ -11,7 +11,7 @@ use crate::error::{Error, Kind};
 use crate::ids::{IdGen, TxnId};
 use crate::lease::Session;
 use crate::store::{Entry, Key, Store};
-use crate::txn::{ClaimTxn, FencedTxn, Guard, Settled, commit};
+use crate::txn::{ClaimTxn, FencedTxn, Guard, Settled, commit, decode};
 use crate::version::AgentIncarnation;
 
 /// How long a write of this slice may take.
@@ -203,12 +203,4 @@ async fn read(store: &dyn Store, key: &Key) -> Result<Option<Entry>, Error> {
         .await
         .map_err(|error| Error::store("read about an agent", error))?;
     Ok(read.value)
-}
-
-fn decode<T: serde::de::DeserializeOwned>(entry: Option<&Entry>) -> Result<Option<T>, Error> {
-    entry
-        .map(|entry| {
-            serde_json::from_slice(&entry.value).map_err(|error| Error::corrupt(&entry.key, error))
-        })
-        .transpose()
 }

@@ -17,7 +17,7 @@ mod tests;
 
 pub use self::model::{
     ConfigObject, Configuration, DataPlaneState, Delivered, Fact, Facts, Hold, Input, LogEntry,
-    Rendered, RenderedRecord, Report, Stage, StatusRecord, System,
+    Rendered, RenderedRecord, Report, Stage, StatusRecord, SyncAnswer, SyncCall, System,
 };
 pub use self::repo::{
     LOG, RENDERED, REPORT, STATUS, companions, keys, log_key, rendered_key, report_key,
@@ -27,5 +27,5 @@ pub use self::rules::{
     Advance, Answered, Folded, NodeFacts, NodePlan, Standing, advance, decide, fold, plan_node,
     standing,
 };
-pub use self::service::{Appender, Deliveries, DeliveryConfig, Folder, SyncAnswer, SyncCall};
+pub use self::service::{Appender, Deliveries, DeliveryConfig, Folder};
 pub use crate::ids::ObjectRef;

@@ -1,6 +1,7 @@
 //! A node's configuration and what the node says of it.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -294,4 +295,28 @@ pub struct StatusRecord {
     /// What it said.
     #[serde(flatten)]
     pub facts: Facts,
+}
+
+/// One `sync` of an agent.
+#[derive(Clone, Debug)]
+pub struct SyncCall {
+    /// The node.
+    pub node: String,
+    /// The process.
+    pub agent_incarnation: AgentIncarnation,
+    /// Its call.
+    pub sequence: u64,
+    /// What it has.
+    pub facts: Facts,
+    /// How long it may be kept waiting.
+    pub wait: Duration,
+}
+
+/// What an agent is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncAnswer {
+    /// Nothing new; under this version when one is named.
+    Same(Option<ConfigVersion>),
+    /// It should run this.
+    Configuration(Box<Delivered>),
 }

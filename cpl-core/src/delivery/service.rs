@@ -8,7 +8,8 @@ use futures::future::{Either, select};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use super::model::{
-    Delivered, Fact, Facts, LogEntry, Rendered, RenderedRecord, Report, StatusRecord, System,
+    Delivered, Fact, LogEntry, Rendered, RenderedRecord, Report, StatusRecord, SyncAnswer,
+    SyncCall, System,
 };
 use super::repo::{log_key, rendered_key, report_key, report_range, status_key};
 use super::rules::{Advance, Answered, advance, decide, fold};
@@ -20,8 +21,8 @@ use crate::lease::{Session, Shard};
 use crate::spec::Catalog;
 use crate::store::{Cache, Changed, Entry, Identity, Key, ListRequest, Snapshot, Store};
 use crate::task::{ConfigUpdate, config_update_key};
-use crate::txn::{FencedTxn, Guard, Settled, commit};
-use crate::version::{AgentIncarnation, ConfigVersion};
+use crate::txn::{FencedTxn, Guard, Settled, commit, decode};
+use crate::version::ConfigVersion;
 
 /// Facts that may wait to be appended; more are refused, and agents try again.
 const QUEUE: usize = 8_192;
@@ -51,30 +52,6 @@ pub struct DeliveryConfig {
     pub system: Arc<dyn System>,
     /// Who is heard.
     pub registry: Arc<Registry>,
-}
-
-/// One `sync` of an agent.
-#[derive(Clone, Debug)]
-pub struct SyncCall {
-    /// The node.
-    pub node: String,
-    /// The process.
-    pub agent_incarnation: AgentIncarnation,
-    /// Its call.
-    pub sequence: u64,
-    /// What it has.
-    pub facts: Facts,
-    /// How long it may be kept waiting.
-    pub wait: Duration,
-}
-
-/// What an agent is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyncAnswer {
-    /// Nothing new; under this version when one is named.
-    Same(Option<ConfigVersion>),
-    /// It should run this.
-    Configuration(Box<Delivered>),
 }
 
 /// Serves the agents of one replica.
@@ -611,12 +588,4 @@ impl Folder {
             .map_err(|error| Error::store("read a node's record", error))?
             .value)
     }
-}
-
-fn decode<T: serde::de::DeserializeOwned>(entry: Option<&Entry>) -> Result<Option<T>, Error> {
-    entry
-        .map(|entry| {
-            serde_json::from_slice(&entry.value).map_err(|error| Error::corrupt(&entry.key, error))
-        })
-        .transpose()
 }

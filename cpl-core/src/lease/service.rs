@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, ReplicaId, TxnId};
 use crate::store::{Revision, Store};
-use crate::txn::{Claim, ClaimTxn, Guard, Settled, TypedKey, commit};
+use crate::txn::{Claim, ClaimTxn, Guard, Settled, TypedKey, commit, decode};
 use crate::version::Epoch;
 
 /// How long taking over may take before the process gives up and says so.
@@ -97,9 +97,5 @@ async fn read_owner(
         .await
         .map_err(|e| Error::store("read an ownership", e))?;
     let guard = Guard::of(read.value.as_ref().map(|entry| &entry.meta));
-    let owner = read
-        .value
-        .map(|entry| serde_json::from_slice(&entry.value))
-        .transpose();
-    Ok((guard, owner.map_err(|e| Error::corrupt(key.key(), e))?))
+    Ok((guard, decode(read.value.as_ref())?))
 }

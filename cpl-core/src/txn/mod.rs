@@ -21,6 +21,6 @@ pub use self::model::{
     AuditRecord, Claim, Class, Command, Held, IdempotencyRecord, KeyKind, KeyRow, Record, Spec,
     TypedKey, overlaps,
 };
-pub use self::repo::{AUDIT, IDEMPOTENCY, ROOT, audit_key, idempotency_key, keys};
+pub use self::repo::{AUDIT, IDEMPOTENCY, ROOT, audit_key, decode, idempotency_key, keys};
 pub use self::rules::{ClaimTxn, CommandTxn, Fence, FencedTxn, Guard, SpecTxn};
 pub use self::service::{Settled, commit};

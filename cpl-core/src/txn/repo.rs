@@ -1,7 +1,11 @@
 //! The keys of the records that go with every write of people.
 
+use serde::de::DeserializeOwned;
+
 use super::model::{KeyKind, KeyRow, Record, TypedKey};
 use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::store::Entry;
 
 /// Where everything that people read with a store's own tools lies.
 pub const ROOT: &str = "/cpl/v1/";
@@ -25,4 +29,15 @@ pub fn idempotency_key(actor: &str, key: &str) -> TypedKey<Record> {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(format!("{}:{actor}:{key}", actor.len()).as_bytes());
     IDEMPOTENCY.key(&[&hex::encode(digest)])
+}
+
+/// The stored record of an entry, when there is one.
+///
+/// # Errors
+/// `Corrupt` when it is not readable: that is never taken for absence.
+pub fn decode<T: DeserializeOwned>(entry: Option<&Entry>) -> Result<Option<T>, Error> {
+    let read = |entry: &Entry| {
+        serde_json::from_slice(&entry.value).map_err(|error| Error::corrupt(&entry.key, error))
+    };
+    entry.map(read).transpose()
 }

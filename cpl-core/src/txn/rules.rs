@@ -5,7 +5,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::model::{AuditRecord, Claim, Command, Held, Record, Spec, TypedKey};
-use super::repo::audit_key;
 use crate::ids::TxnId;
 use crate::store::{Expect, Key, KeyMeta, Op, Revision, Txn};
 use crate::version::ConfigVersion;
@@ -109,10 +108,9 @@ impl SpecTxn {
 pub struct CommandTxn(Txn);
 
 impl CommandTxn {
-    /// Starts with its audit record.
-    pub fn new(id: TxnId, audit: &AuditRecord) -> Self {
+    /// Starts with its audit record, which goes to `key`.
+    pub fn new(id: TxnId, key: TypedKey<Record>, audit: &AuditRecord) -> Self {
         let mut txn = Txn::new().with_id(id);
-        let key = audit_key(audit.at, &audit.request_id);
         guard(&mut txn, key.key(), Guard::ABSENT);
         put(&mut txn, key.into_key(), json(audit));
         Self(txn)

@@ -1,12 +1,11 @@
 use std::sync::Arc;
 
-use cpl_host::Host;
-
 use cpl_core::ids::{ReplicaId, StoreId, TxnId};
 use cpl_core::lease::claim;
 use cpl_core::store::{MemoryStore, Store};
 use cpl_core::txn::{Fence, FencedTxn, Guard, Held, KeyKind, Settled, commit};
 use cpl_core::version::Epoch;
+use cpl_host::Host;
 
 const NOTE: KeyKind<Held> = KeyKind::new("/cpl/v1/notes/{name}");
 

@@ -80,7 +80,7 @@ impl Lens {
     }
 
     /// The node that a record of agents or deliveries belongs to.
-    pub(super) fn node_of(&self, key: &Key) -> Option<(&'static str, String)> {
+    pub(super) fn node_of(key: &Key) -> Option<(&'static str, String)> {
         let parts = STATUS.parts(key).or_else(|| HEARTBEAT_LEASE.parts(key));
         let parts = parts.or_else(|| AGENT.parts(key))?;
         Some((NODE, (*parts.first()?).to_owned()))

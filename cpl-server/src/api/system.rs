@@ -18,6 +18,15 @@ use super::error::Answer;
 use super::metrics::Reading;
 use super::status::{self, word};
 
+/// All that are counted.
+const ALL: [Standing; 5] = [
+    Standing::Converged,
+    Standing::Pending,
+    Standing::Held,
+    Standing::Silent,
+    Standing::NeverSeen,
+];
+
 /// `GET /healthz`: the process lives.
 pub(super) async fn healthz() -> JsonAnswer<Health> {
     JsonAnswer(Health {
@@ -50,13 +59,6 @@ pub(super) async fn version(State(app): State<App>) -> JsonAnswer<About> {
 /// `GET /metrics`, for Prometheus; needs a token like everything else.
 pub(super) async fn metrics(State(app): State<App>, who: Who) -> Answer<Response> {
     who.must(Need::Read)?;
-    const ALL: [Standing; 5] = [
-        Standing::Converged,
-        Standing::Pending,
-        Standing::Held,
-        Standing::Silent,
-        Standing::NeverSeen,
-    ];
     let lens = status::Lens::of(&app);
     let reading = app.plane.cache.read(|snapshot| {
         let standings = lens.standings(snapshot);

@@ -92,7 +92,7 @@ impl Follower {
         let mut changes = self.app.plane.cache.read(|snapshot| {
             let touched: BTreeSet<_> = keys
                 .iter()
-                .filter_map(|key| snapshot.index.object_of(key).or_else(|| lens.node_of(key)))
+                .filter_map(|key| snapshot.index.object_of(key).or_else(|| Lens::node_of(key)))
                 .filter(|(kind, _)| self.kind.is_none_or(|wanted| wanted == *kind))
                 .collect();
             let changes =

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Harness, Raw, manifests, node, targetgroup};
 
+/// What is sent with which headers, and the status and reason that come back.
+type Case<'a> = (&'a str, Vec<u8>, &'a [(&'a str, &'a str)], u16, &'a str);
+
 fn pointers(problem: &Value) -> Vec<(&str, &str)> {
     let errors = problem["errors"]
         .as_array()
@@ -83,7 +86,7 @@ async fn bodies_that_are_no_request_get_the_right_code() {
     let cpl = Harness::start().await;
     let json_type = ("content-type", "application/json");
     let deep = format!("{{\"manifests\":{}{}}}", "[".repeat(100), "]".repeat(100));
-    let cases: [(&str, Vec<u8>, &[(&str, &str)], u16, &str); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             "huge",
             vec![b' '; (1 << 20) + 1],

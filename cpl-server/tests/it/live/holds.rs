@@ -30,7 +30,7 @@ async fn what_only_haproxy_finds_wrong_is_held_and_explained() {
     let app = fleet.serve("app-1", 1).await;
     let other = fleet.serve("app-2", 2).await;
     let port = free_port(fleet.address(1).ip());
-    let web = fleet.web(&[app.clone()]);
+    let web = fleet.web(std::slice::from_ref(&app));
     fleet
         .apply(&[
             web,
@@ -104,7 +104,7 @@ async fn a_port_that_another_process_has_is_held_until_asked_again() {
     let mut fleet = Fleet::start(43, 1).await;
     let app = fleet.serve("app-1", 1).await;
     let ip = fleet.address(1).ip();
-    let web = fleet.web(&[app.clone()]);
+    let web = fleet.web(std::slice::from_ref(&app));
     fleet.apply(&[web, fleet.node(1, &["web"])]).await;
     fleet.converged().await;
     let traffic = Traffic::start(&fleet.addresses());

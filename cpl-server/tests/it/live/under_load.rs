@@ -64,6 +64,13 @@ async fn versions(fleet: &Fleet, number: u8) -> (u64, u64) {
     )
 }
 
+/// An endpoint with one field changed.
+fn with(endpoint: &Value, field: &str, value: impl Into<Value>) -> Value {
+    let mut changed = endpoint.clone();
+    changed[field] = value.into();
+    changed
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_everything_changes() {
     let mut fleet = Fleet::start(41, 3).await;
@@ -81,30 +88,20 @@ async fn no_request_fails_while_everything_changes() {
 
     let endpoints = "/v1/targetgroups/web/endpoints:change";
     let all = [1, 2, 3];
-    let weight = |app: &Value, weight: u16| {
-        let mut app = app.clone();
-        app["weight"] = json!(weight);
-        app
-    };
-    let status = |app: &Value, status: &str| {
-        let mut app = app.clone();
-        app["status"] = json!(status);
-        app
-    };
-    let add = json!({"upsert": [apps[3]]});
-    change(&fleet, "add an endpoint", endpoints, add, &all).await;
-    let weights = json!({"upsert": [weight(&apps[0], 5), weight(&apps[1], 10)]});
-    change(&fleet, "change weights", endpoints, weights, &all).await;
-    let drain = json!({"upsert": [status(&apps[2], "DRAIN")]});
-    change(&fleet, "drain one", endpoints, drain, &all).await;
-    change(
-        &fleet,
-        "remove one",
-        endpoints,
-        json!({"remove": ["app-3"]}),
-        &all,
-    )
-    .await;
+    for (what, body) in [
+        ("add an endpoint", json!({"upsert": [apps[3]]})),
+        (
+            "change weights",
+            json!({"upsert": [with(&apps[0], "weight", 5), with(&apps[1], "weight", 10)]}),
+        ),
+        (
+            "drain one",
+            json!({"upsert": [with(&apps[2], "status", "DRAIN")]}),
+        ),
+        ("remove one", json!({"remove": ["app-3"]})),
+    ] {
+        change(&fleet, what, endpoints, body, &all).await;
+    }
 
     let extra_port = free_port(fleet.address(1).ip());
     let extra = json!({"manifests": [
