@@ -1,7 +1,7 @@
 //! Every route as a method of the client.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::time::Duration;
 
 use cpl_core::delivery::Delivered;
@@ -18,7 +18,9 @@ use crate::object::{
 };
 use crate::server::{About, ConfigUpdateTask, Health};
 use crate::token::{CreateToken, CreatedToken, JoinRequest, TokenView};
-use crate::transport::{ByteStream, CONFIGURATION_BYTES, ControlPlaneTransport, TransportError};
+use crate::transport::{
+    ByteStream, CONFIGURATION_BYTES, ControlPlaneTransport, TransportError, encode,
+};
 use crate::watch::Watch;
 
 /// The type of an export: one JSON value per line.
@@ -469,16 +471,4 @@ fn agent(node: &str, verb: &str) -> String {
 
 fn empty() -> Value {
     Value::Object(serde_json::Map::new())
-}
-
-/// Percent-encodes everything that has, or may have, a meaning in a path or query.
-pub(crate) fn encode(into: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            into.push(char::from(byte));
-        } else {
-            // Writing to a `String` cannot fail.
-            let _infallible = write!(into, "%{byte:02X}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! One request over one connection: the line between what the client says and how it travels.
 
-use std::fmt::{Debug, Display, Formatter};
+use std::fmt::{Debug, Display, Formatter, Write as _};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -237,6 +237,18 @@ impl Display for TransportError {
                 "reach a control plane: something else answered with status {status} and content \
                  type `{content_type}`"
             ),
+        }
+    }
+}
+
+/// Percent-encodes everything that has, or may have, a meaning in a path or query.
+pub(crate) fn encode(into: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            into.push(char::from(byte));
+        } else {
+            // Writing to a `String` cannot fail.
+            let _infallible = write!(into, "%{byte:02X}");
         }
     }
 }

@@ -12,9 +12,8 @@ use crate::client::{Call, ControlPlaneClient};
 use crate::error::ControlPlaneError;
 use crate::object::WatchEvent;
 use crate::problem::Code;
-use crate::routes::encode;
 use crate::sse::{Event, Parser};
-use crate::transport::{ByteStream, ControlPlaneTransport, TransportError};
+use crate::transport::{ByteStream, ControlPlaneTransport, TransportError, encode};
 
 /// The type of a stream of events.
 pub const EVENT_STREAM: &str = "text/event-stream";

@@ -46,3 +46,8 @@ counter!(
     /// Which process of an agent this is; a later one is greater.
     AgentIncarnation
 );
+
+counter!(
+    /// The store's number of a committed transaction; orders everything. Zero is before the first.
+    Revision
+);

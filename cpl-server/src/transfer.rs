@@ -1,4 +1,4 @@
-//! Whole stores, out and in: through a server, or of a file that no server has open.
+//! Whole stores, out and in, of files that no server has open.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Write};
@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use cpl_core::store::{Error, Store};
+use cpl_core::store::Error;
 use cpl_host::Host;
 use cpl_store_embedded::{Config, EmbeddedStore, Summary};
 
@@ -15,13 +15,7 @@ use crate::cli::output::Output;
 use crate::cli::serve_config::StoreUrl;
 use crate::cli::store::Offline;
 use crate::serve::runtime;
-
-/// Everything at one revision, one JSON value per line.
-pub(crate) async fn export(store: &dyn Store) -> Result<Vec<u8>, Error> {
-    let mut text = Vec::new();
-    cpl_store_embedded::export(store, &mut text).await?;
-    Ok(text)
-}
+use crate::wiring::export;
 
 /// Works on a store that no server has open. Blocks; must be called outside of any runtime.
 pub(crate) fn offline(work: Offline<'_>, out: &mut Output) -> Outcome {

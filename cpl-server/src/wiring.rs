@@ -52,6 +52,13 @@ pub fn open(url: &StoreUrl, host: &Host) -> Result<Arc<dyn Store>, Error> {
     }
 }
 
+/// Everything in a store at one revision, one JSON value per line.
+pub async fn export(store: &dyn Store) -> Result<Vec<u8>, cpl_core::store::Error> {
+    let mut text = Vec::new();
+    cpl_store_embedded::export(store, &mut text).await?;
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

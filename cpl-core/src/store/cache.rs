@@ -12,8 +12,9 @@ use futures::StreamExt;
 use tokio::sync::{broadcast, watch};
 
 use super::error::Error;
-use super::types::{Cursor, Entry, Event, Key, ListRequest, Range, Revision, WatchItem};
+use super::types::{Cursor, Entry, Event, Key, ListRequest, Range, WatchItem};
 use super::{Clock, Store};
+use crate::version::Revision;
 
 /// Revisions that a reader of [`Cache::changes`] may lag behind before it must look at everything.
 const FEED: usize = 1_024;

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt::{Display, Formatter};
 
-use super::types::Revision;
+use crate::version::Revision;
 
 /// What an error says about the write that it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

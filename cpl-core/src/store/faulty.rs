@@ -7,11 +7,12 @@ use futures::{StreamExt as _, stream};
 
 use super::error::{Error, Kind};
 use super::types::{
-    Commit, Cursor, EndReason, Entry, Key, Limits, ListRequest, Outcome, Page, Range, Read,
-    Revision, Txn, WatchItem,
+    Commit, Cursor, EndReason, Entry, Key, Limits, ListRequest, Outcome, Page, Range, Read, Txn,
+    WatchItem,
 };
 use super::{Store, WatchStream};
 use crate::ids::TxnId;
+use crate::version::Revision;
 
 /// How often what goes wrong, in thousandths of the calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use super::error::{Error, Kind};
 use super::types::{
     Commit, Compare, Cursor, EndReason, Entry, Event, Expect, Identity, Incarnation, Key, KeyMeta,
-    Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Revision, Txn,
-    WatchItem,
+    Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Txn, WatchItem,
 };
 use super::{Store, WatchStream};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{StoreId, TxnId};
 use crate::limits;
+use crate::version::Revision;
 
 /// A store that lives and dies with the process.
 #[derive(Debug)]

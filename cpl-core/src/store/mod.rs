@@ -24,12 +24,13 @@ pub use self::faulty::{Faults, FaultyStore};
 pub use self::memory::MemoryStore;
 pub use self::types::{
     Bound, Commit, Compare, Cursor, EndReason, Entry, Event, Expect, Identity, Incarnation, Key,
-    KeyMeta, Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Revision,
-    Txn, WatchItem,
+    KeyMeta, Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Txn,
+    WatchItem,
 };
 pub use crate::clock::{Clock, Monotonic, Spawner, Task, Timestamp};
 pub use crate::ids::{IdGen, StoreId, TxnId};
 pub use crate::limits;
+pub use crate::version::Revision;
 
 /// The items of a watch; ends after exactly one [`WatchItem::End`].
 pub type WatchStream = Pin<Box<dyn Stream<Item = WatchItem> + Send>>;

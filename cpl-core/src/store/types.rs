@@ -10,19 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Kind};
 use crate::ids::{StoreId, TxnId};
 use crate::limits;
-
-/// The store's number of a committed transaction; orders everything. Zero is before the first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Revision(pub u64);
-
-impl Display for Revision {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        Display::fmt(&self.0, f)
-    }
-}
+use crate::version::Revision;
 
 /// Which life of a store this is; a restore raises it.
 #[derive(

@@ -16,7 +16,7 @@ use cpl_core::delivery::{Facts, SyncAnswer, SyncCall};
 use cpl_core::error::{Error, FieldError};
 use cpl_lb::plan::NODE;
 
-use super::App;
+use super::app::App;
 use super::auth::Who;
 use super::body::{Json, Query, name};
 use super::error::{Answer, ApiError};

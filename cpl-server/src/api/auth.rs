@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use cpl_api::problem::Code;
 use cpl_core::access::{Caller, Need, allows};
 
-use super::App;
+use super::app::App;
 use super::edge::RequestId;
 use super::error::{Answer, ApiError};
 

@@ -11,11 +11,10 @@ use cpl_lb::kinds::ENDPOINTS;
 use cpl_lb::plan::{TARGET_GROUP, endpoints as endpoints_of};
 use cpl_lb::spec::{Endpoint, MOST_ENDPOINTS, read_endpoints};
 
-use super::App;
+use super::app::{App, Change};
 use super::auth::Who;
 use super::body::{Json, Query, if_match, name};
 use super::error::{Answer, ApiError};
-use super::objects::Change;
 
 /// A call of a verb, with everything that came along.
 pub(super) struct Call {

@@ -1,9 +1,6 @@
 //! What every request goes through: an id, limits, a span, a measurement, and the body of errors.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -12,63 +9,17 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cpl_api::problem::{Code, Problem};
 use cpl_api::{PROBLEM_JSON, REQUEST_ID};
-use cpl_core::clock::{Clock, Monotonic};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use super::App;
+use super::app::App;
 use super::error::ApiError;
 
 /// Longest request id that a client may bring.
 const REQUEST_ID_LENGTH: usize = 64;
-/// Requests that one token may make at once, and how fast that fills up again.
-const BURST: f64 = 400.0;
-const PER_SECOND: f64 = 200.0;
-/// Tokens that are remembered; beyond that the longest idle is forgotten.
-const REMEMBERED: usize = 50_000;
-
 /// The name of a request: in logs, in answers, in the audit.
 #[derive(Clone, Debug)]
 pub(super) struct RequestId(pub(super) String);
-
-/// How fast each token may ask.
-#[derive(Debug)]
-pub(crate) struct Limits {
-    clock: Arc<dyn Clock>,
-    buckets: Mutex<BTreeMap<String, (f64, Monotonic)>>,
-}
-
-impl Limits {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            buckets: Mutex::default(),
-        }
-    }
-
-    /// Counts one request of a token, or says that it is one too many.
-    pub(super) fn admit(&self, token: &str) -> Result<(), ApiError> {
-        let now = self.clock.monotonic();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= REMEMBERED && !buckets.contains_key(token) {
-            let refill = Duration::from_secs_f64(BURST / PER_SECOND);
-            buckets.retain(|_, (_, at)| now.since(*at) < refill);
-        }
-        let (left, at) = buckets.entry(token.to_owned()).or_insert((BURST, now));
-        *left = (*left + now.since(*at).as_secs_f64() * PER_SECOND).min(BURST);
-        *at = now;
-        if *left < 1.0 {
-            let detail = "this token asks too fast";
-            return Err(ApiError::new(
-                Code::ResourceExhausted,
-                "RATE_LIMITED",
-                detail,
-            ));
-        }
-        *left -= 1.0;
-        Ok(())
-    }
-}
 
 /// Gives each request its id and span, measures it, and writes the body of errors.
 pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {

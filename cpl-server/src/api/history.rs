@@ -17,12 +17,11 @@ use cpl_core::txn::{self, AUDIT};
 use cpl_core::version::Generation;
 use serde_json::Value;
 
-use super::App;
+use super::app::{App, Change};
 use super::auth::Who;
 use super::body::{Query, name, page_token};
 use super::changes::Call;
 use super::error::{Answer, ApiError};
-use super::objects::Change;
 
 /// `GET /v1/{collection}/{name}/history`, newest first.
 pub(super) async fn list(

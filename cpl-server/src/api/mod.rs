@@ -4,12 +4,14 @@
 //! a service of the core, the store: four hops.
 
 mod agents;
+mod app;
 mod auth;
 mod body;
 mod changes;
 mod edge;
 pub mod error;
 mod history;
+mod limits;
 mod metrics;
 mod nodes;
 mod objects;
@@ -18,38 +20,12 @@ mod system;
 mod tokens;
 mod watch;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get, post};
-use cpl_core::delivery::System;
 
+pub use self::app::App;
 pub use self::metrics::Metrics;
-use crate::plane::Plane;
-use crate::wiring;
-
-/// What handlers share.
-#[derive(Clone, Debug)]
-pub struct App {
-    pub(crate) plane: Arc<Plane>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) limits: Arc<edge::Limits>,
-    pub(crate) system: Arc<dyn System>,
-}
-
-impl App {
-    /// The API of a control plane.
-    pub fn new(plane: Arc<Plane>) -> Self {
-        let limits = Arc::new(edge::Limits::new(Arc::clone(&plane.host.clock)));
-        Self {
-            plane,
-            metrics: Arc::new(Metrics::new()),
-            limits,
-            system: wiring::system(),
-        }
-    }
-}
 
 /// Every route.
 pub fn router(app: App) -> Router {

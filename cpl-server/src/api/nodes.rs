@@ -16,12 +16,11 @@ use cpl_core::task::{CONFIG_UPDATE, ConfigUpdate};
 use cpl_lb::kinds::{SPEC, drained, retried};
 use cpl_lb::plan::NODE;
 
-use super::App;
+use super::app::{App, Change};
 use super::auth::Who;
 use super::body::{Query, name, page_token};
 use super::changes::Call;
 use super::error::{Answer, created};
-use super::objects::Change;
 use super::tokens;
 
 /// The segment of nodes in paths.

@@ -1,118 +1,21 @@
 //! Objects of every kind: list, get, apply, delete, roll back.
 
-use std::time::Duration;
-
 use axum::Json as JsonAnswer;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
-use cpl_api::IDEMPOTENCY_REPLAYED;
-use cpl_api::object::{ChangeResponse, ChangedObject, ListResponse, Object, Operation};
+use cpl_api::object::{ListResponse, Object};
 use cpl_api::problem::Code;
 use cpl_core::access::Need;
 use cpl_core::ids::ObjectRef;
-use cpl_core::spec::{self, Draft, Edit, Kind, Request, read_manifests};
-use cpl_core::store::Revision;
+use cpl_core::spec::{self, Draft, Edit, read_manifests};
 use serde_json::Value;
 
+use super::app::{App, Change};
 use super::auth::Who;
 use super::body::{Json, Query, if_match, name, page_token};
 use super::error::{Answer, ApiError};
-use super::{App, changes, history, nodes, status};
-
-/// How long a change may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-impl App {
-    /// The kind of a collection in a path.
-    pub(super) fn kind(&self, collection: &str) -> Answer<&dyn Kind> {
-        self.plane.kinds.collected(collection).ok_or_else(|| {
-            let detail = format!("there is no collection {collection:?}");
-            ApiError::new(Code::NotFound, "PATH_UNKNOWN", detail)
-        })
-    }
-
-    /// Waits until reads show everything that was committed before this call.
-    pub(super) async fn fresh(&self) -> Answer<()> {
-        let head = self.plane.store.head().await;
-        let head = head.map_err(|error| cpl_core::error::Error::store("read the head", error))?;
-        self.reached(head.revision).await
-    }
-
-    /// Waits until reads show this revision.
-    pub(super) async fn reached(&self, revision: Revision) -> Answer<()> {
-        let waiting = Box::pin(self.plane.cache.wait_for(revision));
-        let limit = self.plane.host.clock.sleep(PATIENCE);
-        match futures::future::select(waiting, limit).await {
-            futures::future::Either::Left(_) => Ok(()),
-            futures::future::Either::Right(_) => {
-                let detail = "the server does not see the newest state yet";
-                Err(ApiError::new(Code::Unavailable, "CACHE_BEHIND", detail))
-            },
-        }
-    }
-
-    /// Has a change made, or judged on a dry run.
-    pub(super) async fn change(&self, change: Change) -> Answer<Response> {
-        let Change {
-            who,
-            action,
-            body,
-            dry_run,
-            edit,
-        } = change;
-        self.fresh().await?;
-        let request = Request {
-            actor: who.caller.name.clone(),
-            id: who.request_id.clone(),
-            action,
-            idempotency: body.and_then(|body| body.idempotency),
-            deadline: self.plane.host.clock.monotonic().plus(PATIENCE),
-            edit,
-        };
-        let answer = if dry_run {
-            self.plane.writer.preview(&request)?
-        } else {
-            self.plane.writer.submit(request).await?
-        };
-        let mut response = JsonAnswer(change_response(&answer, dry_run)).into_response();
-        if answer.replayed {
-            let headers = response.headers_mut();
-            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        }
-        Ok(response)
-    }
-}
-
-/// A change on its way to the writer.
-pub(super) struct Change {
-    pub(super) who: Who,
-    pub(super) action: &'static str,
-    pub(super) body: Option<Json>,
-    pub(super) dry_run: bool,
-    pub(super) edit: Edit,
-}
-
-fn change_response(answer: &spec::Answer, dry_run: bool) -> ChangeResponse {
-    let object = |object: &spec::AnsweredObject| ChangedObject {
-        kind: object.kind.clone(),
-        name: object.name.clone(),
-        operation: match object.operation {
-            spec::Operation::Created => Operation::Created,
-            spec::Operation::Updated => Operation::Updated,
-            spec::Operation::Unchanged => Operation::Unchanged,
-            spec::Operation::Deleted => Operation::Deleted,
-        },
-        generation: object.generation,
-        etag: object.etag.clone(),
-    };
-    ChangeResponse {
-        config_version: answer.version,
-        objects: answer.objects.iter().map(object).collect(),
-        affected_nodes: answer.affected_nodes.clone(),
-        dry_run,
-    }
-}
+use super::{changes, history, nodes, status};
 
 /// `GET /v1/{collection}`. Each page shows the state of its own moment; a watch from the cursor of the
 /// first page misses nothing of what came later.

@@ -29,7 +29,7 @@ use cpl_lb::plan::{NODE, TARGET_GROUP, endpoints, node_spec};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::App;
+use super::app::App;
 use super::auth::Who;
 use super::body::{Query, name};
 use super::error::Answer;

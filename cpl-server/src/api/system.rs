@@ -11,7 +11,7 @@ use cpl_core::access::Need;
 use cpl_core::delivery::Standing;
 use cpl_core::error::Error;
 
-use super::App;
+use super::app::App;
 use super::auth::Who;
 use super::body::Query;
 use super::error::Answer;
@@ -84,7 +84,7 @@ pub(super) async fn metrics(State(app): State<App>, who: Who) -> Answer<Response
 pub(super) async fn export(State(app): State<App>, query: Query, who: Who) -> Answer<Response> {
     who.must(Need::Admin)?;
     query.finish()?;
-    let text = crate::transfer::export(&*app.plane.store).await;
+    let text = crate::wiring::export(&*app.plane.store).await;
     let text = text.map_err(|error| Error::store("export the store", error))?;
     let mut response = Body::from(text).into_response();
     let kind = HeaderValue::from_static(cpl_api::routes::JSON_LINES);

@@ -11,7 +11,7 @@ use cpl_core::access::{Need, NewToken, Scope, Secret, TokenRecord};
 use cpl_core::error::{Error, FieldError};
 use cpl_core::fields::check_name;
 
-use super::App;
+use super::app::App;
 use super::auth::Who;
 use super::body::{Json, Query};
 use super::error::{Answer, ApiError};

@@ -15,7 +15,7 @@ use cpl_core::store::{Cursor, Range, WatchItem};
 use cpl_core::txn::ROOT;
 use futures::{Stream, StreamExt, stream};
 
-use super::App;
+use super::app::App;
 use super::auth::Who;
 use super::body::Query;
 use super::error::Answer;

@@ -6,7 +6,6 @@ use clap::{Args, ValueEnum};
 
 use super::args::GlobalArgs;
 use super::connection::DEFAULT_SERVER;
-use super::failure::Outcome;
 
 /// What an agent drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,9 +92,4 @@ impl AgentArgs {
         let default = || PathBuf::from("/run/cpl-agent").join(&self.node);
         self.runtime_dir.clone().unwrap_or_else(default)
     }
-}
-
-/// Runs the agent until it is told to stop. Called on the main thread, outside any runtime.
-pub fn run(args: &AgentArgs) -> Outcome {
-    crate::agent::run(args)
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::agent::DriverName;
-use super::failure::Outcome;
 
 /// What `cpl dev` takes.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -26,9 +25,4 @@ pub struct DevArgs {
     /// What the agents drive; haproxy when it can be had, otherwise render
     #[arg(long, value_enum, value_name = "DRIVER")]
     pub driver: Option<DriverName>,
-}
-
-/// Runs until it is told to stop. Called on the main thread, outside any runtime.
-pub fn run(args: &DevArgs) -> Outcome {
-    crate::dev::run(args)
 }

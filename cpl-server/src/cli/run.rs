@@ -11,11 +11,11 @@ use super::connection::{self, DEFAULT_SERVER};
 use super::contexts::{ContextFolder, Contexts};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{self, Manner, Output, Talk};
+use super::serve_config::load;
 use super::session::Session;
 use super::{
-    agent, apply, audit, completion, context, delete, describe, dev, diff, endpoint, explain, get,
-    history, markdown, node, rollback, rollout, serve, store, task, token, version, wait, watch,
-    why,
+    apply, audit, completion, context, delete, describe, diff, endpoint, explain, get, history,
+    markdown, node, rollback, rollout, store, task, token, version, wait, watch, why,
 };
 
 /// Runs the `cpl` command of this process.
@@ -49,9 +49,9 @@ const fn manner(global: &GlobalArgs) -> Manner {
 fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) -> Outcome {
     let Cli { global, command } = cli;
     match command {
-        Command::Serve(args) => serve::run(&args, env),
-        Command::Dev(args) => dev::run(&args),
-        Command::Agent(args) => agent::run(&args.reaching(&global)),
+        Command::Serve(args) => crate::serve::run(&load(&args, env)?),
+        Command::Dev(args) => crate::dev::run(&args),
+        Command::Agent(args) => crate::agent::run(&args.reaching(&global)),
         Command::Remote(remote) => call(&global, env, out, &Call::Remote(&remote)),
         Command::Context(command) => {
             let given = context::Given {
@@ -62,7 +62,7 @@ fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) ->
             context::run(&command, given, &ContextFolder::of_user(env)?, out)
         },
         Command::Store(command) => match store::offline(&command) {
-            Some(work) => store::run_offline(work, out),
+            Some(work) => crate::transfer::offline(work, out),
             None => call(&global, env, out, &Call::Store(&command)),
         },
         Command::Completion(args) => {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::failure::Outcome;
-use super::serve_config::{Settings, load};
+use super::serve_config::Settings;
 
 /// What `cpl serve` takes.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -60,9 +59,4 @@ impl ServeArgs {
             log,
         }
     }
-}
-
-/// Runs the server until it is told to stop. Called on the main thread, outside any runtime.
-pub fn run(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
-    crate::serve::run(&load(args, env)?)
 }

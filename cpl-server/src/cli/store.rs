@@ -7,7 +7,6 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
 use super::failure::{Exit, Failure, Outcome};
-use super::output::Output;
 use super::session::Session;
 
 /// Copies the state of a server out and in.
@@ -73,11 +72,6 @@ pub const fn offline(command: &StoreCommand) -> Option<Offline<'_>> {
         StoreCommand::Import(args) => Some(Offline::Import(args)),
         StoreCommand::Backup(args) => Some(Offline::Backup(args)),
     }
-}
-
-/// Works on a store that no server has open. Called on the main thread, outside any runtime.
-pub fn run_offline(work: Offline<'_>, out: &mut Output) -> Outcome {
-    crate::transfer::offline(work, out)
 }
 
 /// Exports what the server has.
