@@ -17,9 +17,9 @@ use cpl_core::error::{Error, FieldError};
 use cpl_lb::plan::NODE;
 
 use super::app::App;
-use super::auth::Who;
 use super::body::{Json, Query, name};
 use super::error::{Answer, ApiError};
+use super::who::Who;
 
 /// Longest text that an agent may say of itself.
 const TEXT: usize = 64;

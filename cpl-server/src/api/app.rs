@@ -13,11 +13,11 @@ use cpl_core::delivery::System;
 use cpl_core::spec::{self, Edit, Kind, Request};
 use cpl_core::store::Revision;
 
-use super::auth::Who;
 use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::who::Who;
 use crate::plane::Plane;
 use crate::wiring;
 

@@ -12,9 +12,9 @@ use cpl_lb::plan::{TARGET_GROUP, endpoints as endpoints_of};
 use cpl_lb::spec::{Endpoint, MOST_ENDPOINTS, read_endpoints};
 
 use super::app::{App, Change};
-use super::auth::Who;
 use super::body::{Json, Query, if_match, name};
 use super::error::{Answer, ApiError};
+use super::who::Who;
 
 /// A call of a verb, with everything that came along.
 pub(super) struct Call {

@@ -14,13 +14,10 @@ use tracing::Instrument;
 
 use super::app::App;
 use super::error::ApiError;
+use super::who::RequestId;
 
 /// Longest request id that a client may bring.
 const REQUEST_ID_LENGTH: usize = 64;
-/// The name of a request: in logs, in answers, in the audit.
-#[derive(Clone, Debug)]
-pub(super) struct RequestId(pub(super) String);
-
 /// Gives each request its id and span, measures it, and writes the body of errors.
 pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request_id(&app, &request);

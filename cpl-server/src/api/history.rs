@@ -18,10 +18,10 @@ use cpl_core::version::Generation;
 use serde_json::Value;
 
 use super::app::{App, Change};
-use super::auth::Who;
 use super::body::{Query, name, page_token};
 use super::changes::Call;
 use super::error::{Answer, ApiError};
+use super::who::Who;
 
 /// `GET /v1/{collection}/{name}/history`, newest first.
 pub(super) async fn list(

@@ -19,6 +19,7 @@ mod status;
 mod system;
 mod tokens;
 mod watch;
+mod who;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};

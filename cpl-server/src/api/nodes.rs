@@ -17,11 +17,11 @@ use cpl_lb::kinds::{SPEC, drained, retried};
 use cpl_lb::plan::NODE;
 
 use super::app::{App, Change};
-use super::auth::Who;
 use super::body::{Query, name, page_token};
 use super::changes::Call;
 use super::error::{Answer, created};
 use super::tokens;
+use super::who::Who;
 
 /// The segment of nodes in paths.
 pub(super) const COLLECTION: &str = "nodes";

@@ -12,9 +12,9 @@ use cpl_core::spec::{self, Draft, Edit, read_manifests};
 use serde_json::Value;
 
 use super::app::{App, Change};
-use super::auth::Who;
 use super::body::{Json, Query, if_match, name, page_token};
 use super::error::{Answer, ApiError};
+use super::who::Who;
 use super::{changes, history, nodes, status};
 
 /// `GET /v1/{collection}`. Each page shows the state of its own moment; a watch from the cursor of the

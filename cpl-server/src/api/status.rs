@@ -30,9 +30,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::app::App;
-use super::auth::Who;
 use super::body::{Query, name};
 use super::error::Answer;
+use super::who::Who;
 
 /// A node as it stands.
 struct Node {

@@ -12,11 +12,11 @@ use cpl_core::delivery::Standing;
 use cpl_core::error::Error;
 
 use super::app::App;
-use super::auth::Who;
 use super::body::Query;
 use super::error::Answer;
 use super::metrics::Reading;
 use super::status::{self, word};
+use super::who::Who;
 
 /// All that are counted.
 const ALL: [Standing; 5] = [

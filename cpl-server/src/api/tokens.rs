@@ -12,9 +12,9 @@ use cpl_core::error::{Error, FieldError};
 use cpl_core::fields::check_name;
 
 use super::app::App;
-use super::auth::Who;
 use super::body::{Json, Query};
 use super::error::{Answer, ApiError};
+use super::who::Who;
 
 /// How long a join token lives at most.
 const JOIN_TTL_S: u64 = 3_600;

@@ -16,10 +16,10 @@ use cpl_core::txn::ROOT;
 use futures::{Stream, StreamExt, stream};
 
 use super::app::App;
-use super::auth::Who;
 use super::body::Query;
 use super::error::Answer;
 use super::status::Lens;
+use super::who::Who;
 
 /// Where clients say what they saw last.
 const LAST_EVENT_ID: &str = "last-event-id";

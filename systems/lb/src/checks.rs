@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use cpl_core::error::FieldError;
 use cpl_core::spec::{Object, View};
 
-use crate::kinds::serves;
-use crate::plan::{NODE, TARGET_GROUP, node_spec, targetgroup_spec};
+use crate::plan::{NODE, TARGET_GROUP, node_spec, serves, targetgroup_spec};
 
 /// What is wrong with a node in view of the target groups.
 pub fn node(object: &Object, view: &View<'_>) -> Vec<FieldError> {

@@ -10,16 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::checks;
-use crate::plan::{NODE, TARGET_GROUP};
+pub use crate::plan::{ATTEMPT, ENDPOINTS, SPEC};
+use crate::plan::{NODE, TARGET_GROUP, attempt, serves};
 use crate::spec::{NodeSpec, read_endpoints, read_node, read_targetgroup};
 
-/// The part of an object that says what it is.
-pub const SPEC: &str = "spec";
-/// The part of a target group that says who serves it.
-pub const ENDPOINTS: &str = "endpoints";
-/// The part of a node that counts how often it was asked to try again what it holds. A manifest says
-/// nothing of it, so applying one leaves it alone.
-pub const ATTEMPT: &str = "attempt";
 /// Fields of a stored target group's spec that CPL writes.
 const STAMPED: [&str; 3] = ["version", "last_modified_by", "last_modified_at"];
 /// The field of a stored node's spec that the owner of the node's shard writes.
@@ -171,15 +165,6 @@ fn endpoints_by_id(parts: Option<&Parts>) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Whether a node is assigned to a target group.
-pub(crate) fn serves(node: &Object, targetgroup: &str) -> bool {
-    let assigned = node
-        .part(SPEC)
-        .get("assigned_targetgroups")
-        .and_then(Value::as_array);
-    assigned.is_some_and(|names| names.iter().any(|name| name == targetgroup))
-}
-
 impl Kind for NodeKind {
     fn name(&self) -> &'static str {
         NODE
@@ -255,11 +240,6 @@ impl Kind for NodeKind {
             ..Summary::default()
         }
     }
-}
-
-/// How often a node was asked to try again.
-pub(crate) fn attempt(parts: &Parts) -> u64 {
-    parts.get(ATTEMPT).and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// A node's parts with its drained flag set, for the verbs `drain` and `undrain`.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use cpl_core::delivery::{ConfigObject, Configuration, Input, Rendered, System};
 use cpl_core::ids::{ObjectRef, Uid};
-use cpl_core::spec::{Object, View};
+use cpl_core::spec::{Object, Parts, View};
 use cpl_core::version::Generation;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::kinds::{ENDPOINTS, SPEC, attempt, serves};
 use crate::spec::{Bgp, Endpoint, NodeSpec, TargetGroupSpec};
 
 /// The name of this system in a [`Configuration`].
@@ -20,6 +20,13 @@ pub const TARGET_GROUP: &str = "TargetGroup";
 /// The kind of a node.
 pub const NODE: &str = "Node";
 
+/// The part of an object that says what it is.
+pub const SPEC: &str = "spec";
+/// The part of a target group that says who serves it.
+pub const ENDPOINTS: &str = "endpoints";
+/// The part of a node that counts how often it was asked to try again what it holds. A manifest says
+/// nothing of it, so applying one leaves it alone.
+pub const ATTEMPT: &str = "attempt";
 /// What concerns a node as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePart {
@@ -61,6 +68,20 @@ pub struct NodeConfig {
     pub node: NodePart,
     /// What it serves, ordered by name.
     pub targetgroups: Vec<TargetGroup>,
+}
+
+/// Whether a node is assigned to a target group.
+pub(crate) fn serves(node: &Object, targetgroup: &str) -> bool {
+    let assigned = node
+        .part(SPEC)
+        .get("assigned_targetgroups")
+        .and_then(Value::as_array);
+    assigned.is_some_and(|names| names.iter().any(|name| name == targetgroup))
+}
+
+/// How often a node was asked to try again.
+pub(crate) fn attempt(parts: &Parts) -> u64 {
+    parts.get(ATTEMPT).and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// The spec of a stored node, or `None` when it is not readable.
@@ -171,7 +192,7 @@ pub fn render(spec: &NodeSpec, targetgroups: &[TargetGroup]) -> Configuration {
     clippy::expect_used,
     reason = "these types hold only what JSON can express"
 )]
-fn json<T: Serialize>(value: &T) -> serde_json::Value {
+fn json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("a rendered part is JSON")
 }
 
