@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
 use cpl_api::transport::{ControlPlaneTransport, RESPONSE_BYTES, Request, Response};
 use cpl_host::Host;
-use cpl_server::cli::serve_config::{LogFormat, ServeConfig, StoreUrl};
+use cpl_server::cli::serve_config::{LogFormat, ServeConfig, StoreUrl, TlsFiles};
 use cpl_server::plane::PlaneConfig;
 use cpl_server::serve::Server;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -25,11 +25,16 @@ pub(crate) struct Harness {
 
 /// Serves what is in a folder.
 async fn serve(dir: &Path, port: u16) -> Server {
+    serve_with(dir, port, None).await
+}
+
+/// Serves what is in a folder, with TLS when that is wanted.
+pub(crate) async fn serve_with(dir: &Path, port: u16, tls: Option<TlsFiles>) -> Server {
     let config = ServeConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
         store: StoreUrl::Embedded(dir.join("cpl.redb")),
         data_dir: dir.to_owned(),
-        tls: None,
+        tls,
         log_format: LogFormat::Text,
         log: "info".to_owned(),
     };

@@ -1,6 +1,7 @@
 //! The server over real connections.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test that cannot go on fails here"
 )]
@@ -8,4 +9,5 @@
 mod api;
 mod harness;
 mod live;
+mod streams;
 mod versions;

@@ -471,7 +471,7 @@ fn imports_stand_in_three_groups() {
     let path = "cpl-server/src/wiring.rs";
     good(
         path,
-        "mod own;\n\nuse std::io;\n\nuse bytes::Bytes;\nuse serde::Serialize;\n\nuse cpl_core::ids;\nuse crate::a;\nuse own::B;\n",
+        "mod own;\n\nuse std::io;\n\nuse bytes::Bytes;\nuse cpl_core::ids;\nuse serde::Serialize;\n\nuse crate::a;\nuse own::B;\n",
     );
     bad(
         path,
