@@ -25,9 +25,6 @@ pub struct AgentArgs {
     /// The servers, from the global option `--server`; the next is used when one fails.
     #[arg(skip)]
     pub server: Vec<String>,
-    /// Where the agent keeps its own token, from the global option `--token-file`.
-    #[arg(skip)]
-    pub token_file: Option<PathBuf>,
     /// Certificates to trust, from the global option `--ca`.
     #[arg(skip)]
     pub ca: Option<PathBuf>,
@@ -77,7 +74,6 @@ impl AgentArgs {
             .map(|server| server.trim().to_owned())
             .collect();
         self.ca = set(&global.ca).map(PathBuf::from);
-        self.token_file = set(&global.token_file).map(PathBuf::from);
         self
     }
 

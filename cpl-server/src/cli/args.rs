@@ -96,8 +96,8 @@ pub enum Command {
     Dev(dev::DevArgs),
     /// Run the agent of one node
     ///
-    /// Of the global options it takes `--server` (several replicas separated by commas), `--ca` and
-    /// `--token-file`, which is where it keeps its own token [default: STATE-DIR/token]. It uses no context.
+    /// Of the global options it takes `--server` (several replicas separated by commas) and `--ca`. It
+    /// uses no context, and keeps its own token in `STATE-DIR/agent.token`.
     Agent(agent::AgentArgs),
     /// What talks to a server.
     #[command(flatten)]

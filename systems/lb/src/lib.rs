@@ -10,3 +10,6 @@ pub mod kinds;
 pub mod observed;
 pub mod plan;
 pub mod spec;
+
+#[cfg(test)]
+mod tests;
