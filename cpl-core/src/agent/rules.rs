@@ -100,13 +100,6 @@ impl Roll {
         }
     }
 
-    /// Keeps an agent alive that is waiting in a call: it was heard, and the connection stands.
-    pub fn waiting(&mut self, node: &str, now: Monotonic) {
-        if let Some(agent) = self.agents.get_mut(node) {
-            agent.heard = agent.heard.max(now);
-        }
-    }
-
     /// The agents that have fallen silent since the last sweep.
     pub fn sweep(&mut self, now: Monotonic) -> Vec<RollChange> {
         let grace = self.grace;

@@ -116,12 +116,6 @@ impl Registry {
         true
     }
 
-    /// Notes that an agent is waiting in a call.
-    pub fn waiting(&self, node: &str) {
-        let now = self.config.clock.monotonic();
-        self.roll().waiting(node, now);
-    }
-
     /// When an agent was last heard, and whether it is.
     pub fn last_heard(&self, node: &str) -> Option<(Timestamp, bool)> {
         self.roll().last_heard(node)

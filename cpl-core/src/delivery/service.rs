@@ -129,7 +129,7 @@ impl Deliveries {
             {
                 return Err(Error::not_found(self.config.system.node_kind(), node));
             }
-            let agent: Option<AgentRecord> = held(snapshot, agent_key(node).key());
+            let agent: Option<AgentRecord> = snapshot.record(agent_key(node).key());
             match agent.map(|agent| agent.agent_incarnation) {
                 Some(known) if known == *agent_incarnation => {},
                 Some(known) if known > *agent_incarnation => {
@@ -157,7 +157,11 @@ impl Deliveries {
             at: self.config.clock.wall(),
             facts: call.facts.clone(),
         };
-        let before = self.last().get(&call.node).cloned();
+        let before = self
+            .last()
+            .get(&call.node)
+            .cloned()
+            .or_else(|| self.stored(&call.node));
         if !advance(before.as_ref(), &report) {
             tracing::warn!(node = %call.node, "the agent has lost versions that it had accepted");
             return Err(register_again(&call.node));
@@ -179,6 +183,21 @@ impl Deliveries {
         Ok(())
     }
 
+    /// The last report that was folded, for an agent that this process has not heard before.
+    fn stored(&self, node: &str) -> Option<Report> {
+        let status: StatusRecord = self
+            .config
+            .cache
+            .read(|snapshot| snapshot.record(status_key(node).key()))?;
+        Some(Report {
+            node: node.to_owned(),
+            agent_incarnation: status.agent_incarnation,
+            sequence: status.sequence,
+            at: self.config.clock.wall(),
+            facts: status.facts,
+        })
+    }
+
     async fn answer(&self, call: &SyncCall) -> Result<SyncAnswer, Error> {
         let mut woken = self.waker(&call.node);
         let until = self.config.clock.monotonic().plus(call.wait);
@@ -187,11 +206,9 @@ impl Deliveries {
             if let Some(answer) = self.look(call)? {
                 return Ok(answer);
             }
-            self.config.registry.waiting(&call.node);
             let limit = self.config.clock.sleep_until(until);
             let changed = Box::pin(woken.changed());
             if matches!(select(changed, limit).await, Either::Right(_)) {
-                self.config.registry.waiting(&call.node);
                 return Ok(SyncAnswer::Same(None));
             }
         }
@@ -337,13 +354,6 @@ fn register_again(node: &str) -> Error {
     Error::new(Kind::Aborted, "AGENT_UNKNOWN", detail)
 }
 
-fn held<T: serde::de::DeserializeOwned>(snapshot: &Snapshot<Catalog>, key: &Key) -> Option<T> {
-    snapshot
-        .entries
-        .get(key)
-        .and_then(|entry| serde_json::from_slice(&entry.value).ok())
-}
-
 type Waiting = (Fact, oneshot::Sender<Result<(), Error>>);
 
 /// Appends facts durably, in batches: what arrives during a commit goes into the next one.
@@ -482,9 +492,8 @@ impl Folder {
     /// Folds until dropped.
     pub async fn run(self) {
         loop {
-            match self.fold_all().await {
-                Ok(()) => {},
-                Err(error) => tracing::warn!(%error, "failed to fold reports, trying again"),
+            if let Err(error) = self.fold_all().await {
+                tracing::warn!(%error, "failed to fold reports, trying again");
             }
             let appended = Box::pin(self.appended.notified());
             let _ = select(appended, self.clock.sleep(FOLD_PAUSE)).await;

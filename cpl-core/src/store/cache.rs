@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::StreamExt;
+use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
 use super::error::Error;
@@ -40,6 +41,14 @@ pub struct Snapshot<I> {
     pub entries: BTreeMap<Key, Entry>,
     /// What is derived from them.
     pub index: I,
+}
+
+impl<I> Snapshot<I> {
+    /// The JSON record at a key; `None` when there is none, or it is not readable.
+    pub fn record<T: DeserializeOwned>(&self, key: &Key) -> Option<T> {
+        let entry = self.entries.get(key)?;
+        serde_json::from_slice(&entry.value).ok()
+    }
 }
 
 /// One step of the content: which keys changed with which revision.

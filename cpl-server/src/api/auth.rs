@@ -11,6 +11,9 @@ use cpl_core::access::Caller;
 use super::app::App;
 use super::error::{Answer, ApiError};
 
+/// The bucket of callers without a token; no token has this id.
+const NOBODY: &str = "";
+
 /// Finds the caller by their token and counts the request.
 pub(super) async fn authenticate(
     State(app): State<App>,
@@ -28,7 +31,11 @@ pub(super) async fn authenticate(
 }
 
 async fn identify(app: &App, header: Option<HeaderValue>) -> Answer<Caller> {
-    let unknown = |reason, detail| Err(ApiError::new(Code::Unauthenticated, reason, detail));
+    // All callers without a token share one bucket: guessing is slow, and costs others nothing.
+    let unknown = |reason, detail| {
+        app.limits.admit(NOBODY)?;
+        Err(ApiError::new(Code::Unauthenticated, reason, detail))
+    };
     let Some(header) = header else {
         return unknown("TOKEN_MISSING", "send `Authorization: Bearer TOKEN`");
     };

@@ -92,7 +92,7 @@ impl Lens {
             .part(SPEC)
             .get("desired_config_version")
             .and_then(Value::as_u64);
-        let presence: Option<Presence> = held(snapshot, heartbeat_lease_key(name).key());
+        let presence: Option<Presence> = snapshot.record(heartbeat_lease_key(name).key());
         let live = self.app.plane.registry.last_heard(name);
         let alive = match live {
             Some((_, present)) => present,
@@ -104,8 +104,8 @@ impl Lens {
                 .unplanned(snapshot, object)
                 .unwrap_or(desired)
                 .max(desired),
-            status: held(snapshot, status_key(name).key()),
-            agent: held(snapshot, agent_key(name).key()),
+            status: snapshot.record(status_key(name).key()),
+            agent: snapshot.record(agent_key(name).key()),
             alive,
             since: presence.map(|presence| presence.since),
             heard: live.map(|(at, _)| at),
@@ -116,7 +116,7 @@ impl Lens {
     /// node must not look converged in the moment between.
     fn unplanned(&self, snapshot: &Snapshot<Catalog>, object: &Object) -> Option<ConfigVersion> {
         let rendered = self.app.system.render(object, &snapshot.index.view())?;
-        let record: Option<RenderedRecord> = held(snapshot, rendered_key(&object.name).key());
+        let record: Option<RenderedRecord> = snapshot.record(rendered_key(&object.name).key());
         let planned = record.is_some_and(|r| r.digest == rendered.configuration.digest());
         (!planned).then_some(rendered.newest.version)
     }
@@ -223,13 +223,6 @@ impl Lens {
             .map(|object| (Arc::clone(object), self.node(snapshot, object)))
             .collect()
     }
-}
-
-fn held<T: serde::de::DeserializeOwned>(snapshot: &Snapshot<Catalog>, key: &Key) -> Option<T> {
-    snapshot
-        .entries
-        .get(key)
-        .and_then(|entry| serde_json::from_slice(&entry.value).ok())
 }
 
 /// The endpoints of a target group as one node that is heard sees them.
