@@ -258,6 +258,11 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// How much room it takes in a batch.
+    pub(super) fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |text| text.len())
+    }
+
     /// The node that it is about.
     pub fn node(&self) -> &str {
         match self {

@@ -4,6 +4,7 @@ use super::model::{
     Fact, Facts, Hold, Input, LogEntry, Rendered, RenderedRecord, Report, StatusRecord,
 };
 use crate::clock::Timestamp;
+use crate::error::{Error, Kind};
 use crate::store::Incarnation;
 use crate::task::{self, ConfigUpdate};
 use crate::version::{AgentIncarnation, ConfigVersion};
@@ -270,4 +271,15 @@ pub fn standing(
         Some(status) if status.current_config_version >= desired => Standing::Converged,
         Some(_) | None => Standing::Pending,
     }
+}
+
+/// The refusal of a process that does not speak for the node.
+pub(super) fn register_again(node: &str) -> Error {
+    let detail = format!("this process is not registered for {node}");
+    Error::new(Kind::Aborted, "AGENT_UNKNOWN", detail)
+}
+
+/// The refusal of a server that is shutting down.
+pub(super) fn closing() -> Error {
+    Error::new(Kind::Unavailable, "CLOSING", "the server is shutting down")
 }

@@ -12,7 +12,7 @@ use super::model::{
     SyncCall, System,
 };
 use super::repo::{log_key, rendered_key, report_key, report_range, status_key};
-use super::rules::{Advance, Answered, advance, decide, fold};
+use super::rules::{Advance, Answered, advance, closing, decide, fold, register_again};
 use crate::agent::{AgentRecord, Heard, Registry, agent_key};
 use crate::clock::{Clock, Spawner, Task};
 use crate::error::{Error, Kind};
@@ -103,7 +103,11 @@ impl Deliveries {
             return Err(Error::new(Kind::Aborted, "SEQUENCE_STALE", detail));
         }
         self.append(&call).await?;
-        self.answer(&call).await
+        let answer = self.answer(&call).await?;
+        if let SyncAnswer::Configuration(delivered) = &answer {
+            self.note_sent(&call.node, delivered.version).await;
+        }
+        Ok(answer)
     }
 
     async fn admit(&self, call: &SyncCall) -> Result<(), Error> {
@@ -327,6 +331,14 @@ impl Deliveries {
         }
     }
 
+    /// Notes what an agent is about to be sent. The log is for people: what cannot be noted is sent all
+    /// the same.
+    async fn note_sent(&self, node: &str, version: ConfigVersion) {
+        if let Err(error) = self.note(node, "sent", format!("version {version}")).await {
+            tracing::warn!(node, %error, "failed to note in the log what was sent");
+        }
+    }
+
     /// Adds a line to a node's log.
     pub async fn note(&self, node: &str, event: &str, message: String) -> Result<(), Error> {
         let entry = LogEntry {
@@ -347,11 +359,6 @@ impl Deliveries {
         self.last().remove(node);
         self.config.registry.forget(node);
     }
-}
-
-fn register_again(node: &str) -> Error {
-    let detail = format!("this process is not registered for {node}");
-    Error::new(Kind::Aborted, "AGENT_UNKNOWN", detail)
 }
 
 type Waiting = (Fact, oneshot::Sender<Result<(), Error>>);
@@ -403,10 +410,6 @@ impl Appender {
     }
 }
 
-fn closing() -> Error {
-    Error::new(Kind::Unavailable, "CLOSING", "the server is shutting down")
-}
-
 struct Append {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -429,11 +432,11 @@ impl Append {
                 },
             };
             let mut batch = vec![first];
-            let mut bytes = size_of_fact(&batch[0].0);
+            let mut bytes = batch[0].0.bytes();
             while batch.len() < BATCH
                 && let Ok(next) = self.facts.try_recv()
             {
-                bytes += size_of_fact(&next.0);
+                bytes += next.0.bytes();
                 if bytes > BATCH_BYTES {
                     carried = Some(next);
                     break;
@@ -467,10 +470,6 @@ impl Append {
         }
         self.appended.notify_one();
     }
-}
-
-fn size_of_fact(fact: &Fact) -> usize {
-    serde_json::to_vec(fact).map_or(0, |text| text.len())
 }
 
 /// Folds appended facts into status and log: the work of the shard's owner.
