@@ -186,31 +186,54 @@ pub trait Kind: Send + Sync + Debug {
     /// The segment of its keys and paths, for example `targetgroups`.
     fn collection(&self) -> &'static str;
 
-    /// The names of its parts; the first is `spec`.
-    fn parts(&self) -> &'static [&'static str];
+    /// The names of its parts; the first is `spec`, and by default the only one.
+    fn parts(&self) -> &'static [&'static str] {
+        &["spec"]
+    }
 
     /// Reads people's parts from a manifest, with every mistake reported to `fields`. A part that the
     /// manifest leaves out and that may be left out stays as it was: the result has none of that name.
     fn read(&self, fields: &mut Fields<'_>) -> Option<Parts>;
 
-    /// What people wrote of stored parts: without the fields that CPL writes.
-    fn people(&self, stored: &Parts) -> Parts;
+    /// What people wrote of stored parts: without the fields that CPL writes, of which there are none by
+    /// default.
+    fn people(&self, stored: &Parts) -> Parts {
+        stored.clone()
+    }
 
-    /// The stored form of people's parts: with the fields that CPL writes, taken from `stamp` and from
+    /// The stored form of people's parts: with the fields that CPL writes, taken from the stamp and from
     /// what was stored before.
-    fn stamp(&self, people: &Parts, before: Option<&Parts>, stamp: &Stamp<'_>) -> Parts;
+    fn stamp(&self, people: &Parts, _before: Option<&Parts>, _stamp: &Stamp<'_>) -> Parts {
+        people.clone()
+    }
 
     /// What is wrong with an object in view of the others; pointers are into its manifest.
-    fn check(&self, object: &Object, view: &View<'_>) -> Vec<FieldError>;
+    fn check(&self, _object: &Object, _view: &View<'_>) -> Vec<FieldError> {
+        Vec::new()
+    }
 
     /// The objects that refer to this one and would break without it.
-    fn referrers(&self, name: &str, view: &View<'_>) -> Vec<ObjectRef>;
+    fn referrers(&self, _name: &str, _view: &View<'_>) -> Vec<ObjectRef> {
+        Vec::new()
+    }
 
     /// People's parts of `referrer`, an object of this kind, once it no longer refers to `target`.
-    fn detach(&self, referrer: &Object, target: &ObjectRef) -> Parts;
+    fn detach(&self, referrer: &Object, _target: &ObjectRef) -> Parts {
+        self.people(&referrer.parts)
+    }
 
     /// What a change from `before` to `after` (people's parts) did.
-    fn summarize(&self, before: Option<&Parts>, after: Option<&Parts>) -> Summary;
+    fn summarize(&self, before: Option<&Parts>, after: Option<&Parts>) -> Summary {
+        let operation = match (before, after) {
+            (None, _) => "CREATE",
+            (_, None) => "DELETE",
+            (Some(_), Some(_)) => "UPDATE",
+        };
+        Summary {
+            operation: operation.to_owned(),
+            ..Summary::default()
+        }
+    }
 }
 
 /// All kinds that a server knows.

@@ -22,10 +22,6 @@ impl Kind for Thing {
         "things"
     }
 
-    fn parts(&self) -> &'static [&'static str] {
-        &["spec"]
-    }
-
     fn read(&self, fields: &mut Fields<'_>) -> Option<Parts> {
         let (size, likes) = fields.required_object("spec", |spec| {
             let size = spec.required("size", integer(1..=9));
@@ -35,14 +31,6 @@ impl Kind for Thing {
             "spec",
             json!({"size": size?, "likes": likes}),
         )]))
-    }
-
-    fn people(&self, stored: &Parts) -> Parts {
-        stored.clone()
-    }
-
-    fn stamp(&self, people: &Parts, _before: Option<&Parts>, _stamp: &Stamp<'_>) -> Parts {
-        people.clone()
     }
 
     fn check(&self, object: &Object, view: &View<'_>) -> Vec<FieldError> {
@@ -68,10 +56,6 @@ impl Kind for Thing {
             json!({"size": parts["spec"]["size"], "likes": null}),
         );
         parts
-    }
-
-    fn summarize(&self, _before: Option<&Parts>, _after: Option<&Parts>) -> Summary {
-        Summary::default()
     }
 }
 

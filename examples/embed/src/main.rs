@@ -3,23 +3,42 @@
 //! Somebody states what a note should say; the core keeps that under versions in one file on disk, and
 //! a controller of ours writes the files. `docs/guide/embed.md` walks through it.
 
-mod kind;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cpl_core::clock::Timestamp;
+use cpl_core::fields::{Fields, text};
 use cpl_core::reconcile::{self, Controller, Outcome};
-use cpl_core::spec::{Catalog, Draft, Kinds, Request, Writer, WriterConfig, manifest};
+use cpl_core::spec::{Catalog, Draft, Kind, Kinds, Parts, Request, Writer, WriterConfig, manifest};
 use cpl_core::store::{Cache, Key, Range, Snapshot, Store};
 use cpl_core::txn::ROOT;
 use cpl_host::Host;
 use cpl_store_embedded::{Config, EmbeddedStore};
 use serde_json::{Value, json};
 
-use crate::kind::{NOTE, NoteKind};
+/// The kind of a note: `spec: {text}`.
+const NOTE: &str = "Note";
+
+#[derive(Debug)]
+struct NoteKind;
+
+impl Kind for NoteKind {
+    fn name(&self) -> &'static str {
+        NOTE
+    }
+
+    fn collection(&self) -> &'static str {
+        "notes"
+    }
+
+    /// Every mistake is reported to `fields`; what comes back is valid.
+    fn read(&self, fields: &mut Fields<'_>) -> Option<Parts> {
+        let text = fields.required_object("spec", |spec| spec.required("text", text(1_000)))??;
+        Some(Parts::from([("spec", json!({"text": text}))]))
+    }
+}
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -111,10 +111,6 @@ impl Kind for TargetGroupKind {
             .collect()
     }
 
-    fn detach(&self, _referrer: &Object, _target: &ObjectRef) -> Parts {
-        Parts::new()
-    }
-
     fn summarize(&self, before: Option<&Parts>, after: Option<&Parts>) -> Summary {
         let (old, new) = (endpoints_by_id(before), endpoints_by_id(after));
         let (old_ids, new_ids): (BTreeSet<_>, BTreeSet<_>) =
@@ -213,10 +209,6 @@ impl Kind for NodeKind {
         checks::node(object, view)
     }
 
-    fn referrers(&self, _name: &str, _view: &View<'_>) -> Vec<ObjectRef> {
-        Vec::new()
-    }
-
     fn detach(&self, referrer: &Object, target: &ObjectRef) -> Parts {
         let mut people = self.people(&referrer.parts);
         let assigned = people
@@ -227,18 +219,6 @@ impl Kind for NodeKind {
             assigned.retain(|name| *name != target.name);
         }
         people
-    }
-
-    fn summarize(&self, before: Option<&Parts>, after: Option<&Parts>) -> Summary {
-        let operation = match (before, after) {
-            (None, _) => "CREATE",
-            (_, None) => "DELETE",
-            _ => "UPDATE",
-        };
-        Summary {
-            operation: operation.to_owned(),
-            ..Summary::default()
-        }
     }
 }
 

@@ -1,4 +1,7 @@
 //! Changes under traffic: not one request fails, and only the nodes that must change do.
+//!
+//! The client retries nothing. HAProxy is configured with `retries 3` and `option redispatch 1`: it may
+//! try a connection that an endpoint does not take again, at another endpoint, and repeats no request.
 
 use std::time::Duration;
 
