@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::disk::{Disk, LOG, WriteError};
 use crate::format::{Item, Mark, Record, Recorded};
 use crate::index::Index;
-use crate::store::Shared;
+use crate::shared::Shared;
 
 /// One write.
 #[derive(Debug)]

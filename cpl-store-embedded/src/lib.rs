@@ -21,6 +21,7 @@ mod disk;
 mod engine;
 mod format;
 mod index;
+mod shared;
 mod store;
 mod transfer;
 mod watch;

@@ -2,7 +2,7 @@
 
 use std::fmt::{Debug, Formatter};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak};
 
 use async_trait::async_trait;
 use cpl_core::store::{
@@ -19,6 +19,7 @@ use crate::disk::{Disk, Draft, Loaded, corrupt};
 use crate::engine::{Answer, Engine, Request};
 use crate::format::{FORMAT, Label, Mark, OpeningNote};
 use crate::index::Index;
+use crate::shared::{Head, Shared, closed};
 use crate::transfer::copy;
 use crate::writer::{Inline, Queue, Submit};
 
@@ -39,32 +40,6 @@ pub struct EmbeddedStore {
     submit: Box<dyn Submit>,
     /// For backups; the writer owns the file, so that closing it closes the file.
     database: Weak<Database>,
-}
-
-/// What the writer, the readers and the watches have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    index: RwLock<Index>,
-    pub(crate) head: watch::Sender<Head>,
-}
-
-/// What watches wait for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
-    pub(crate) revision: Revision,
-    pub(crate) closed: bool,
-}
-
-impl Shared {
-    // A panic while the index is changed would be a bug of this crate; the index is changed only
-    // after the disk has the change, so going on is no worse than opening the file again.
-    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl EmbeddedStore {
@@ -207,10 +182,6 @@ impl EmbeddedStore {
         let answer = self.submit.write(request)?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
-}
-
-pub(crate) fn closed() -> Error {
-    Error::new(Kind::NotConnected, "use the store: it is closed")
 }
 
 fn gone() -> Error {

@@ -7,7 +7,7 @@ use futures::stream;
 use tokio::sync::watch;
 
 use crate::index::Pulled;
-use crate::store::{Head, Shared};
+use crate::shared::{Head, Shared};
 
 /// A watch of `range` after a cursor that was checked.
 pub(crate) fn stream(shared: Arc<Shared>, range: Range, after: Cursor) -> WatchStream {

@@ -10,7 +10,7 @@ use cpl_core::store::{Error, Kind, Revision};
 use tokio::sync::oneshot;
 
 use crate::engine::{Answer, Engine, Request};
-use crate::store::{Shared, closed};
+use crate::shared::{Shared, closed};
 
 /// Most transactions, and about how many bytes, of one durable commit: what keeps one commit short.
 const BATCH_REQUESTS: usize = 256;

@@ -4,9 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::args::GlobalArgs;
-use super::connection::DEFAULT_SERVER;
-
 /// What an agent drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DriverName {
@@ -64,19 +61,6 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// The same, with what the global options say of the server.
-    #[must_use]
-    pub fn reaching(mut self, global: &GlobalArgs) -> Self {
-        let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-        let servers = set(&global.server).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
-        self.server = servers
-            .split(',')
-            .map(|server| server.trim().to_owned())
-            .collect();
-        self.ca = set(&global.ca).map(PathBuf::from);
-        self
-    }
-
     /// Where the agent keeps what has to survive a restart.
     pub fn state_dir(&self) -> PathBuf {
         let default = || PathBuf::from("/var/lib/cpl-agent").join(&self.node);

@@ -11,7 +11,7 @@ use cpl_api::transport::ControlPlaneTransport;
 use cpl_host::Host;
 
 use super::args::GlobalArgs;
-use super::contexts::Contexts;
+use super::contexts::{Contexts, parse_token};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 
@@ -121,16 +121,6 @@ pub fn read_token(file: &Path, out: &mut Output) -> Result<BearerToken, Failure>
         ));
     }
     parse_token(&text, &name)
-}
-
-/// Reads a token that stands in `place`.
-///
-/// # Errors
-/// It is none.
-pub fn parse_token(text: &str, place: &str) -> Result<BearerToken, Failure> {
-    text.trim()
-        .parse()
-        .map_err(|error| Failure::new(Exit::Auth, format!("{place}: {error}")))
 }
 
 #[cfg(test)]

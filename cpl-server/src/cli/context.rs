@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use cpl_core::fields::check_name;
 
-use super::connection::parse_token;
-use super::contexts::{Context, ContextFolder, Contexts};
+use super::contexts::{Context, ContextFolder, Contexts, parse_token};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, View};
 use super::session::to_value;

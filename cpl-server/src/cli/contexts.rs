@@ -192,6 +192,16 @@ fn failed(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
+/// Reads a token that stands in `place`.
+///
+/// # Errors
+/// It is none.
+pub fn parse_token(text: &str, place: &str) -> Result<BearerToken, Failure> {
+    text.trim()
+        .parse()
+        .map_err(|error| Failure::new(Exit::Auth, format!("{place}: {error}")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

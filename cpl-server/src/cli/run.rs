@@ -1,11 +1,13 @@
 //! From the command line to the command.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use cpl_host::Host;
 
+use super::agent::AgentArgs;
 use super::args::{Cli, Command, GlobalArgs, Remote};
 use super::connection::{self, DEFAULT_SERVER};
 use super::contexts::{ContextFolder, Contexts};
@@ -51,7 +53,7 @@ fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) ->
     match command {
         Command::Serve(args) => crate::serve::run(&load(&args, env)?),
         Command::Dev(args) => crate::dev::run(&args),
-        Command::Agent(args) => crate::agent::run(&args.reaching(&global)),
+        Command::Agent(args) => crate::agent::run(&with_server(args, &global)),
         Command::Remote(remote) => call(&global, env, out, &Call::Remote(&remote)),
         Command::Context(command) => {
             let given = context::Given {
@@ -128,6 +130,18 @@ fn call(
         }
     });
     done.map_err(|failure| reaching(failure, &connection.server))
+}
+
+/// The arguments of an agent, with what the global options say of the server.
+fn with_server(mut agent: AgentArgs, global: &GlobalArgs) -> AgentArgs {
+    let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    let servers = set(&global.server).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+    agent.server = servers
+        .split(',')
+        .map(|server| server.trim().to_owned())
+        .collect();
+    agent.ca = set(&global.ca).map(PathBuf::from);
+    agent
 }
 
 /// Says which server was meant, when it was not there.

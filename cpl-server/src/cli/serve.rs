@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::serve_config::Settings;
-
 /// What `cpl serve` takes.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeArgs {
@@ -34,29 +32,4 @@ pub struct ServeArgs {
     /// What is logged, for example `info` or `cpl_core=debug,info` [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-}
-
-impl ServeArgs {
-    /// What the command line says, as one layer of settings.
-    pub fn settings(&self) -> Settings {
-        let Self {
-            listen,
-            store,
-            data_dir,
-            config: _,
-            tls_cert,
-            tls_key,
-            log_format,
-            log,
-        } = self.clone();
-        Settings {
-            listen,
-            store,
-            data_dir,
-            tls_cert,
-            tls_key,
-            log_format,
-            log,
-        }
-    }
 }

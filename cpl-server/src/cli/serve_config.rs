@@ -267,6 +267,31 @@ impl Layers {
     }
 }
 
+impl ServeArgs {
+    /// What the command line says, as one layer of settings.
+    pub fn settings(&self) -> Settings {
+        let Self {
+            listen,
+            store,
+            data_dir,
+            config: _,
+            tls_cert,
+            tls_key,
+            log_format,
+            log,
+        } = self.clone();
+        Settings {
+            listen,
+            store,
+            data_dir,
+            tls_cert,
+            tls_key,
+            log_format,
+            log,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

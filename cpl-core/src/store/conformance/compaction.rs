@@ -1,6 +1,6 @@
 //! Compaction.
 
-use super::suite::Failure;
+use super::failure::Failure;
 use super::world::{Checked, World, holds, refused, same};
 use crate::store::{Kind, Range, Revision};
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::suite::Failure;
+use super::failure::Failure;
 use super::world::{Checked, World, holds, key, refused, same, under};
 use crate::ids::StoreId;
 use crate::limits;

@@ -26,6 +26,7 @@
 //! need a hand inside the backend.
 
 mod compaction;
+mod failure;
 mod lists;
 mod outcomes;
 mod settling;
@@ -34,5 +35,6 @@ mod txns;
 mod watches;
 mod world;
 
+pub use self::failure::Failure;
 pub use self::settling::Settling;
-pub use self::suite::{Case, Failure, cases, run_all};
+pub use self::suite::{Case, cases, run_all};

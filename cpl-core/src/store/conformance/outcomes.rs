@@ -2,7 +2,7 @@
 
 use futures::future::join;
 
-use super::suite::Failure;
+use super::failure::Failure;
 use super::world::{Checked, World, key, refused, same};
 use crate::ids::TxnId;
 use crate::store::{Commit, Expect, Kind, Outcome, Range, Revision, Txn};

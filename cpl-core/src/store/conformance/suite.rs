@@ -1,15 +1,15 @@
 //! The list of cases, and how they are run.
 
-use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, select};
 
+use super::failure::Failure;
 use super::world::World;
 use super::{compaction, lists, outcomes, txns, watches};
 use crate::clock::Clock;
-use crate::store::{Error, Store};
+use crate::store::Store;
 
 /// Longest run of one case, by the caller's clock.
 const CASE_LIMIT: Duration = Duration::from_mins(1);
@@ -19,39 +19,6 @@ const CASE_LIMIT: Duration = Duration::from_mins(1);
 pub struct Case {
     name: &'static str,
     run: fn(World) -> BoxFuture<'static, Result<(), Failure>>,
-}
-
-/// What a store did instead of what was expected. `Display` says both.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Failure {
-    case: &'static str,
-    message: String,
-}
-
-impl Failure {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Self {
-            case: "",
-            message: message.into(),
-        }
-    }
-
-    /// The case that failed.
-    pub const fn case(&self) -> &'static str {
-        self.case
-    }
-}
-
-impl Display for Failure {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.case, self.message)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::new(format!("an unexpected error: {error} ({:?})", error.kind()))
-    }
 }
 
 impl Case {

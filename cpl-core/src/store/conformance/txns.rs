@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::future::{join, join_all};
 
-use super::suite::Failure;
+use super::failure::Failure;
 use super::world::{Checked, World, holds, key, number, refused, same, under};
 use crate::limits;
 use crate::store::{Class, Commit, Expect, Key, KeyMeta, Kind, Op, Range, Revision, Txn};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::{Either, select};
 
-use super::suite::Failure;
+use super::failure::Failure;
 use crate::clock::Clock;
 use crate::store::{
     Commit, Cursor, EndReason, Entry, Error, Event, Expect, Key, KeyMeta, Kind, ListRequest, Range,
