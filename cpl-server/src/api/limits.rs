@@ -53,3 +53,38 @@ impl Limits {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cpl_core::clock::Timestamp;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    /// A clock that stands still.
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn wall(&self) -> Timestamp {
+            Timestamp(0)
+        }
+
+        fn monotonic(&self) -> Monotonic {
+            Monotonic(Duration::ZERO)
+        }
+
+        fn sleep_until(&self, _until: Monotonic) -> BoxFuture<'static, ()> {
+            Box::pin(futures::future::pending())
+        }
+    }
+
+    #[test]
+    fn one_token_too_fast_costs_others_nothing() {
+        let limits = Limits::new(Arc::new(Still));
+        let admitted = (0..1_000).filter(|_| limits.admit("").is_ok()).count();
+        assert_eq!(admitted, 400, "the burst of one bucket");
+        assert!(limits.admit("").is_err());
+        assert!(limits.admit("another").is_ok());
+    }
+}

@@ -368,3 +368,33 @@ async fn versions_go_on_after_a_restart() {
         .await;
     assert_eq!(answer["config_version"], 2);
 }
+
+#[tokio::test]
+async fn health_needs_no_token_and_metrics_do() {
+    let cpl = Harness::start().await;
+    let get = async |target: &str, token: Option<&str>| {
+        let raw = Raw {
+            method: Method::GET,
+            target,
+            headers: &[],
+            body: Vec::new(),
+            token,
+        };
+        let response = cpl.raw(raw).await;
+        let text = String::from_utf8(response.body.to_vec()).unwrap();
+        (response.status.as_u16(), text)
+    };
+    for open in ["/healthz", "/readyz", "/version"] {
+        assert_eq!(get(open, None).await.0, 200, "{open}");
+    }
+    assert_eq!(get("/metrics", None).await.0, 401);
+    let web = manifests(&[targetgroup("web", 80, &[])]);
+    assert_eq!(cpl.post("/v1/apply", &web, &[]).await.0, 200);
+    let (status, text) = get("/metrics", Some(&cpl.token)).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("cpl_global_version 1"), "{text}");
+    assert!(
+        text.contains("route=\"/v1/apply\",status=\"200\""),
+        "{text}"
+    );
+}
