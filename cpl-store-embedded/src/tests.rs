@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cpl_core::store::conformance::{self, Settling};
+use cpl_core::store::conformance::{self, Runtime, Settling};
 use cpl_core::store::{
     Class, Clock, Commit, EndReason, Error, Faults, FaultyStore, Incarnation, Key, Kind,
     ListRequest, MemoryStore, Monotonic, Outcome, Range, Revision, Store, StoreId, Timestamp, Txn,
@@ -420,21 +420,30 @@ async fn a_backup_is_the_store_as_it_was() {
     assert!(store.backup(&path, &*ids).await.is_err(), "the file exists");
 }
 
-async fn conforms(config: Config, faults: Faults) {
-    let host = Host::new();
+/// Runs the suite on the store alone, or behind faults with a client that settles what is unknown.
+async fn conforms(config: Config, faults: Option<u64>) {
+    let Host {
+        clock,
+        ids,
+        spawner,
+    } = Host::new();
+    let runtime = Runtime { clock, spawner };
     let dir = TempDir::new().unwrap();
     let factory = async || {
-        let path = dir.path().join(format!("{:x}.redb", host.ids.fresh()));
-        let store = Arc::new(open_with(&path, config).unwrap());
-        Settling::new(Arc::new(FaultyStore::new(store, faults, 7))) as Arc<dyn Store>
+        let path = dir.path().join(format!("{:x}.redb", ids.fresh()));
+        let store: Arc<dyn Store> = Arc::new(open_with(&path, config).unwrap());
+        let Some(seed) = faults else { return store };
+        let clock = Arc::clone(&runtime.clock);
+        let faulty = FaultyStore::new(store, clock, Faults::MANY, seed);
+        Settling::new(Arc::new(faulty)) as Arc<dyn Store>
     };
-    let report = conformance::run_all(Arc::clone(&host.clock), factory).await;
-    assert_eq!(report, Ok(()));
+    let report = conformance::run_all(&runtime, factory).await;
+    assert_eq!(report, Ok(()), "faults: {faults:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_contract_is_kept_by_the_thread() {
-    conforms(Config::default(), Faults::NONE).await;
+    conforms(Config::default(), None).await;
 }
 
 #[tokio::test]
@@ -443,10 +452,12 @@ async fn the_contract_is_kept_inline() {
         writer: Writer::Inline,
         ..Config::default()
     };
-    conforms(config, Faults::NONE).await;
+    conforms(config, None).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_contract_is_kept_behind_faults() {
-    conforms(Config::default(), Faults::MANY).await;
+    for seed in 0..3 {
+        conforms(Config::default(), Some(seed)).await;
+    }
 }

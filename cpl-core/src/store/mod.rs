@@ -66,6 +66,7 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`Kind::Compacted`] when compaction passed the revision of the token: list anew.
+    /// [`Kind::FutureRevision`] when the token is ahead of the store.
     /// [`Kind::IdentityChanged`] when the token is of another store, incarnation or copy.
     /// [`Kind::Invalid`] when the token is of another range.
     async fn list(&self, request: ListRequest) -> Result<Page, Error>;

@@ -177,7 +177,7 @@ impl Range {
         })
     }
 
-    /// From `start` up to, not including, `end`.
+    /// From `start` up to, not including, `end`; empty when it ends before it starts.
     pub const fn between(start: Key, end: Bound) -> Self {
         Self {
             start: Some(start),

@@ -1,25 +1,34 @@
 //! The in-memory store keeps the contract, and the suite notices stores that do not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use cpl_core::store::conformance::mutant::{Defect, Mutant};
+use cpl_core::store::conformance::{self, Case, Failure, Runtime, Settling};
 use cpl_core::store::{
-    Clock, Commit, Cursor, Entry, Error, Event, Key, Limits, ListRequest, MemoryStore, Monotonic,
-    Outcome, Page, Range, Read, Revision, Store, StoreId, Timestamp, Txn, TxnId, WatchItem,
-    WatchStream, conformance,
+    Clock, Faults, FaultyStore, MemoryStore, Monotonic, Store, StoreId, Timestamp,
 };
 use cpl_host::Host;
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 
-fn memory(host: &Host) -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(StoreId(1), Arc::clone(&host.clock)))
+fn runtime() -> Runtime {
+    let Host { clock, spawner, .. } = Host::new();
+    Runtime { clock, spawner }
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(StoreId(1), Host::new().clock))
 }
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
-    let host = Host::new();
-    let report = conformance::run_all(Arc::clone(&host.clock), async || memory(&host)).await;
+    let report = conformance::run_all(&runtime(), async || memory()).await;
+    assert_eq!(report, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_store_keeps_the_contract_for_many_threads() {
+    let report = conformance::run_all(&runtime(), async || memory()).await;
     assert_eq!(report, Ok(()));
 }
 
@@ -42,156 +51,63 @@ impl Clock for Hurried {
     }
 }
 
-/// One way of breaking the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Break {
-    Nothing,
-    DropsAnEvent,
-    SplitsARevision,
-    TellsProgressEarly,
-    SkipsTheFirstAfterResuming,
-    ForgetsIds,
-    TakesFailureForFalseCompare,
-    ShortPage,
-    PinsAnew,
-    ReplaysOldPages,
-    NeverCompacts,
-    OutcomeOnlyLooks,
-    NothingBumps,
-}
-
-#[derive(Debug)]
-struct Mutant {
-    inner: Arc<dyn Store>,
-    how: Break,
-}
-
-#[async_trait]
-impl Store for Mutant {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    async fn head(&self) -> Result<Cursor, Error> {
-        self.inner.head().await
-    }
-
-    async fn get(&self, key: &Key) -> Result<Read<Option<Entry>>, Error> {
-        self.inner.get(key).await
-    }
-
-    async fn list(&self, mut request: ListRequest) -> Result<Page, Error> {
-        if self.how == Break::PinsAnew
-            && let Some(token) = &mut request.page
-        {
-            token.at = self.inner.head().await?;
-        }
-        if self.how == Break::ReplaysOldPages
-            && let Some(token) = &mut request.page
-        {
-            token.range = request.range.clone();
-        }
-        let mut page = self.inner.list(request).await?;
-        if self.how == Break::ShortPage {
-            page.next = None;
-        }
-        Ok(page)
-    }
-
-    async fn commit(&self, mut txn: Txn) -> Result<Commit, Error> {
-        if self.how == Break::ForgetsIds {
-            txn.id = None;
-        }
-        if self.how == Break::NothingBumps && txn.ops.is_empty() {
-            txn = txn.put(Key::new("bump")?, "");
-        }
-        match self.inner.commit(txn).await {
-            Err(_) if self.how == Break::TakesFailureForFalseCompare => {
-                let at = self.inner.head().await?;
-                Ok(Commit::CompareFailed {
-                    failed: Vec::new(),
-                    at,
-                })
-            },
-            result => result,
-        }
-    }
-
-    async fn watch(&self, range: Range, mut after: Cursor) -> Result<WatchStream, Error> {
-        if self.how == Break::SkipsTheFirstAfterResuming && after.revision > Revision(0) {
-            let head = self.inner.head().await?;
-            after.revision = Revision((after.revision.0 + 1).min(head.revision.0));
-        }
-        let stream = self.inner.watch(range, after).await?;
-        let how = self.how;
-        let mut seen = 0;
-        Ok(Box::pin(stream.flat_map(move |item| {
-            seen += 1;
-            futures::stream::iter(broken(how, seen, item))
-        })))
-    }
-
-    async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
-        if self.how == Break::OutcomeOnlyLooks {
-            return Ok(Outcome::Void);
-        }
-        self.inner.outcome(id).await
-    }
-
-    async fn compact(&self, through: Revision) -> Result<(), Error> {
-        if self.how == Break::NeverCompacts {
-            return Ok(());
-        }
-        self.inner.compact(through).await
+fn hurried() -> Runtime {
+    let Runtime { clock, spawner } = runtime();
+    Runtime {
+        clock: Arc::new(Hurried(clock)),
+        spawner,
     }
 }
 
-fn broken(how: Break, seen: usize, item: WatchItem) -> Vec<WatchItem> {
-    match (how, item) {
-        (Break::DropsAnEvent, WatchItem::Events { at, .. }) if seen == 2 => {
-            vec![WatchItem::Progress(at)]
-        },
-        (Break::SplitsARevision, WatchItem::Events { at, events }) => {
-            let one = |event: Event| WatchItem::Events {
-                at,
-                events: vec![event],
-            };
-            events.into_iter().map(one).collect()
-        },
-        (Break::TellsProgressEarly, WatchItem::Events { at, events }) => {
-            vec![WatchItem::Progress(at), WatchItem::Events { at, events }]
-        },
-        (_, item) => vec![item],
+fn mutant(defect: Defect) -> Arc<dyn Store> {
+    if !defect.needs_faults() {
+        return Arc::new(Mutant::new(memory(), defect));
+    }
+    let faulty = FaultyStore::new(memory(), Host::new().clock, Faults::MANY, 7);
+    Settling::new(Arc::new(Mutant::new(Arc::new(faulty), defect)))
+}
+
+/// The cases that notice a defect.
+async fn noticed(defect: Defect) -> BTreeSet<&'static str> {
+    match conformance::run_all(&hurried(), async || mutant(defect)).await {
+        Ok(()) => BTreeSet::new(),
+        Err(failures) => failures.iter().map(Failure::case).collect(),
     }
 }
 
 #[tokio::test]
-async fn every_broken_store_fails_a_case() {
-    let host = Host::new();
-    let hurried: Arc<dyn Clock> = Arc::new(Hurried(Arc::clone(&host.clock)));
-    let run = async |how| {
-        conformance::run_all(Arc::clone(&hurried), async || {
-            let inner = memory(&host);
-            Arc::new(Mutant { inner, how }) as Arc<dyn Store>
-        })
-        .await
-    };
-    assert_eq!(run(Break::Nothing).await, Ok(()));
-    let breaks = [
-        Break::DropsAnEvent,
-        Break::SplitsARevision,
-        Break::TellsProgressEarly,
-        Break::SkipsTheFirstAfterResuming,
-        Break::ForgetsIds,
-        Break::TakesFailureForFalseCompare,
-        Break::ShortPage,
-        Break::PinsAnew,
-        Break::ReplaysOldPages,
-        Break::NeverCompacts,
-        Break::OutcomeOnlyLooks,
-        Break::NothingBumps,
-    ];
-    for how in breaks {
-        assert!(run(how).await.is_err(), "{how:?} passed the suite");
+async fn every_defect_fails_a_case_and_every_case_fails_for_a_defect() {
+    let mut by_defect = BTreeMap::new();
+    for defect in Defect::ALL {
+        by_defect.insert(*defect, noticed(*defect).await);
     }
+    let unnoticed: Vec<_> = by_defect.iter().filter(|(_, c)| c.is_empty()).collect();
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
+    // What is in the way of the defects breaks nothing by itself: a defect fails a few cases only.
+    let few = by_defect
+        .iter()
+        .filter(|(_, cases)| cases.len() < 3)
+        .count();
+    assert!(few > 10, "{by_defect:#?}");
+    let failing: BTreeSet<_> = by_defect.values().flatten().copied().collect();
+    let never: Vec<_> = conformance::cases()
+        .iter()
+        .map(Case::name)
+        .filter(|name| !failing.contains(name))
+        .collect();
+    assert!(never.is_empty(), "cases that no defect fails: {never:#?}");
+}
+
+#[tokio::test]
+async fn a_client_that_settles_outcomes_cannot_tell_the_faults() {
+    let runtime = runtime();
+    let behind_faults = (0..20).map(async |seed| {
+        let report = conformance::run_all(&runtime, async || {
+            let clock = Arc::clone(&runtime.clock);
+            let faulty = FaultyStore::new(memory(), clock, Faults::MANY, seed);
+            Settling::new(Arc::new(faulty)) as Arc<dyn Store>
+        });
+        assert_eq!(report.await, Ok(()), "seed {seed}");
+    });
+    join_all(behind_faults).await;
 }

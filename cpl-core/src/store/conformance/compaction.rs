@@ -1,8 +1,9 @@
 //! Compaction.
 
 use super::failure::Failure;
-use super::world::{Checked, World, holds, refused, same};
-use crate::store::{Kind, Range, Revision};
+use super::world::{Checked, World, holds, key, refused, same, under};
+use crate::ids::TxnId;
+use crate::store::{Expect, Kind, ListRequest, Outcome, Range, Revision, Txn};
 
 pub(super) async fn compaction_keeps_what_is_live(world: World) -> Checked {
     world.put("never-touched", "1").await?;
@@ -94,4 +95,76 @@ pub(super) async fn compaction_under_a_watch_skips_nothing(world: World) -> Chec
         return Err(Failure::new(message));
     }
     Ok(())
+}
+
+pub(super) async fn a_list_goes_on_at_the_compacted_revision(world: World) -> Checked {
+    for n in 0..4 {
+        world.put(&format!("k{n}"), "old").await?;
+    }
+    let pages = ListRequest {
+        limit: 1,
+        ..ListRequest::first(under("k"))
+    };
+    let first = world.store.list(pages.clone()).await?;
+    world.put("k3", "new").await?;
+    world.delete("k2").await?;
+    world.store.compact(first.at.revision).await?;
+    let rest = ListRequest {
+        page: first.next,
+        ..pages
+    };
+    let (entries, at) = world.rest(rest).await?;
+    same("the revision", &at, &first.at)?;
+    let values: Vec<_> = entries.iter().map(|entry| &entry.value[..]).collect();
+    same("the old values", &values, &vec![b"old".as_slice(); 3])
+}
+
+pub(super) async fn a_compacted_store_answers_as_before(world: World) -> Checked {
+    let first = world.put("k", "1").await?;
+    let last = world
+        .apply(Txn::new().put(key("k"), "2").put(key("k2"), "2"))
+        .await?;
+    world.store.compact(last).await?;
+    let pages = ListRequest {
+        limit: 1,
+        ..ListRequest::first(under("k"))
+    };
+    same("the entries", &world.rest(pages).await?.0.len(), &2)?;
+    let mut idle = world.watch(under("idle/"), world.head().await?).await?;
+    for n in 0..10 {
+        let id = TxnId(n);
+        same(
+            "an unknown id",
+            &world.store.outcome(id).await?,
+            &Outcome::Void,
+        )?;
+        let late = world
+            .store
+            .commit(Txn::new().put(key("k"), "late").with_id(id))
+            .await;
+        refused("a void transaction", late, &Kind::TxnVoid)?;
+    }
+    let stale = Txn::new()
+        .expect(key("k"), Expect::ModRevision(first))
+        .put(key("k"), "3");
+    world.compare_fails(stale.clone()).await?;
+    world.compare_fails(stale.with_id(TxnId(100))).await?;
+    let twice = Txn::new().put(key("k"), "3").delete(key("k"));
+    refused(
+        "a key twice",
+        world.store.commit(twice).await,
+        &Kind::Invalid,
+    )?;
+    let future = world.store.compact(Revision(last.0 + 1)).await;
+    refused(
+        "a future compaction",
+        future,
+        &Kind::FutureRevision { head: last },
+    )?;
+    let fence = world.put("k", "4").await?;
+    same(
+        "the events of an idle range",
+        &idle.until(fence).await?,
+        &Vec::new(),
+    )
 }

@@ -4,9 +4,11 @@ use bytes::Bytes;
 
 use super::failure::Failure;
 use super::world::{Checked, World, holds, key, refused, same, under};
-use crate::ids::StoreId;
+use crate::ids::{StoreId, TxnId};
 use crate::limits;
-use crate::store::{Entry, Incarnation, Key, Kind, ListRequest, Range, Txn};
+use crate::store::{
+    Bound, Entry, Expect, Incarnation, Key, Kind, ListRequest, PageToken, Range, Revision, Txn,
+};
 
 fn names(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(|entry| entry.key.to_string()).collect()
@@ -179,4 +181,123 @@ pub(super) async fn pages_are_bounded_in_bytes(world: World) -> Checked {
         holds(found < COUNT, || "a page after the last entry".to_owned())?;
     }
     same("the entries of all pages", &found, &COUNT)
+}
+
+pub(super) async fn an_empty_store_answers(world: World) -> Checked {
+    let at = world.head().await?;
+    let read = world.store.get(&key("k")).await?;
+    same("an absent key", &(read.value, read.at), &(None, at))?;
+    same(
+        "all entries",
+        &world.list(Range::all()).await?,
+        &(Vec::new(), at),
+    )?;
+    let token = PageToken {
+        at,
+        after: key("k"),
+        range: under("k"),
+    };
+    let mut other = ListRequest::first(Range::all());
+    other.page = Some(token.clone());
+    let result = world.store.list(other).await;
+    refused("the token of another range", result, &Kind::Invalid)?;
+    let mut request = pages_of(2);
+    request.page = Some(token);
+    same(
+        "what follows a key",
+        &world.rest(request).await?,
+        &(Vec::new(), at),
+    )?;
+    world.store.compact(at.revision).await?;
+    let future = world.store.compact(Revision(at.revision.0 + 1)).await;
+    refused(
+        "a future compaction",
+        future,
+        &Kind::FutureRevision { head: at.revision },
+    )?;
+    let mut ahead = at;
+    ahead.revision = Revision(at.revision.0 + 1);
+    let result = world.try_watch(Range::all(), ahead).await;
+    refused(
+        "a watch of the future",
+        result,
+        &Kind::FutureRevision { head: at.revision },
+    )?;
+    let replace = Txn::new()
+        .expect(key("k"), Expect::ModRevision(ahead.revision))
+        .put(key("k"), "v");
+    let failed = world.compare_fails(replace.clone()).await?;
+    same("the false compare", &failed, &vec![(key("k"), None)])?;
+    world.compare_fails(replace.with_id(TxnId(1))).await?;
+    let mut watch = world.watch(Range::all(), at).await?;
+    let fence = world.put("k", "v").await?;
+    same("the events", &watch.until(fence).await?.len(), &1)
+}
+
+pub(super) async fn a_page_has_at_least_one_entry_and_at_most_the_limit(world: World) -> Checked {
+    let count = limits::PAGE_ENTRIES + 1;
+    let names: Vec<String> = (0..count).map(|n| format!("k{n:05}")).collect();
+    for part in names.chunks(world.store.limits().txn_ops) {
+        let txn = part
+            .iter()
+            .fold(Txn::new(), |txn, name| txn.put(key(name), ""));
+        world.apply(txn).await?;
+    }
+    for (limit, most) in [(0, 1), (1, 1), (usize::MAX, limits::PAGE_ENTRIES)] {
+        let page = world.store.list(pages_of(limit)).await?;
+        holds((1..=most).contains(&page.entries.len()), || {
+            format!(
+                "a page of {} entries for a limit of {limit}",
+                page.entries.len()
+            )
+        })?;
+        holds(page.next.is_some(), || "expected another page".to_owned())?;
+    }
+    let (entries, _) = world.rest(pages_of(usize::MAX)).await?;
+    same("the keys of all pages", &self::names(&entries), &names)
+}
+
+pub(super) async fn a_range_that_ends_before_it_starts_is_empty(world: World) -> Checked {
+    let at = world.head().await?;
+    world.put("b", "v").await?;
+    for (start, end) in [("c", "a"), ("b", "b")] {
+        let range = Range::between(key(start), Bound::Before(key(end)));
+        let (entries, _) = world.list(range.clone()).await?;
+        same("the entries", &entries, &Vec::new())?;
+        let mut watch = world.watch(range, at).await?;
+        let fence = world.put("b", "v").await?;
+        same("the events", &watch.until(fence).await?, &Vec::new())?;
+    }
+    Ok(())
+}
+
+pub(super) async fn a_token_of_the_future_is_refused(world: World) -> Checked {
+    for n in 0..3 {
+        world.put(&format!("k{n}"), "v").await?;
+    }
+    let head = world.head().await?.revision;
+    let page = world.store.list(pages_of(1)).await?;
+    let mut request = pages_of(1);
+    request.page = page.next;
+    if let Some(token) = &mut request.page {
+        token.at.revision = Revision(head.0 + 5);
+    }
+    refused(
+        "a page of the future",
+        world.store.list(request).await,
+        &Kind::FutureRevision { head },
+    )
+}
+
+pub(super) async fn one_key_is_not_its_neighbours(world: World) -> Checked {
+    let start = world.head().await?;
+    for name in ["k", "k\0", "k0", "j", "k\0\0"] {
+        world.put(name, "v").await?;
+    }
+    let only = Range::one(&key("k"));
+    let (entries, _) = world.list(only.clone()).await?;
+    same("the keys listed", &names(&entries), &vec!["k".to_owned()])?;
+    let mut watch = world.watch(only, start).await?;
+    let fence = world.put("k", "again").await?;
+    same("the number of items", &watch.until(fence).await?.len(), &2)
 }

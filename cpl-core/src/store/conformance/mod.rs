@@ -4,12 +4,13 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use cpl_core::store::{MemoryStore, Store, StoreId, conformance};
+//! use cpl_core::store::conformance::{self, Runtime};
+//! use cpl_core::store::{MemoryStore, Store, StoreId};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let host = cpl_host::Host::new();
-//! let clock = Arc::clone(&host.clock);
-//! let report = conformance::run_all(Arc::clone(&clock), async || {
-//!     Arc::new(MemoryStore::new(StoreId(1), Arc::clone(&clock))) as Arc<dyn Store>
+//! let runtime = Runtime { clock: host.clock, spawner: host.spawner };
+//! let report = conformance::run_all(&runtime, async || {
+//!     Arc::new(MemoryStore::new(StoreId(1), Arc::clone(&runtime.clock))) as Arc<dyn Store>
 //! })
 //! .await;
 //! assert!(report.is_ok(), "{report:#?}");
@@ -18,17 +19,22 @@
 //!
 //! A case never panics; it returns a [`Failure`] that says what was expected. Cases of watches end
 //! with a fence, a write whose event or progress mark must arrive, and then compare all that was
-//! delivered: a lost tail fails. Concurrency inside a case is that of joined futures; a store that
-//! answers at once is tested by it in one order only.
+//! delivered: a lost tail fails. The clients of a case are tasks of their own: give it a runtime of
+//! several threads, and they race in earnest; give it one thread, and every run is the same for a
+//! store that answers at once.
 //!
-//! Lost requests and replies: run the suite on [`Settling`] over a
-//! [`FaultyStore`](super::FaultyStore) over your store. What is not here: crashes and outages, which
-//! need a hand inside the backend.
+//! Lost, late and slow requests and replies: run the suite on [`Settling`] over a
+//! [`FaultyStore`](super::FaultyStore) over your store. What the suite is worth is shown by
+//! stores that break the contract, in [`mutant`]. What is not here: crashes and outages, which need a
+//! hand inside the backend.
 
 mod compaction;
 mod failure;
+mod history;
 mod lists;
+pub mod mutant;
 mod outcomes;
+mod races;
 mod settling;
 mod suite;
 mod txns;
@@ -37,4 +43,4 @@ mod world;
 
 pub use self::failure::Failure;
 pub use self::settling::Settling;
-pub use self::suite::{Case, cases, run_all};
+pub use self::suite::{Case, Runtime, cases, run_all};

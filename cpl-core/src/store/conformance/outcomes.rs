@@ -1,7 +1,5 @@
 //! Transactions with ids, and what became of them.
 
-use futures::future::join;
-
 use super::failure::Failure;
 use super::world::{Checked, World, key, refused, same};
 use crate::ids::TxnId;
@@ -108,32 +106,25 @@ pub(super) async fn a_failed_compare_can_be_ruled_out(world: World) -> Checked {
     )
 }
 
-pub(super) async fn an_outcome_that_races_its_transaction_agrees_with_it(world: World) -> Checked {
-    for n in 0..20 {
-        let id = TxnId(n);
-        let commit = world
-            .store
-            .commit(Txn::new().put(key("k"), "v").with_id(id));
-        let ruling = world.store.outcome(id);
-        // Either one is asked first.
-        let (commit, ruling) = if n % 2 == 0 {
-            join(commit, ruling).await
-        } else {
-            let (ruling, commit) = join(ruling, commit).await;
-            (commit, ruling)
-        };
-        match ruling? {
-            Outcome::Void => refused("the transaction", commit, &Kind::TxnVoid)?,
-            Outcome::Applied(revision) => {
-                let applied =
-                    matches!(commit?, Commit::Applied { at, .. } if at.revision == revision);
-                same(
-                    "the transaction applied where its outcome says",
-                    &applied,
-                    &true,
-                )?;
-            },
-        }
-    }
-    Ok(())
+pub(super) async fn outcomes_outlive_compaction(world: World) -> Checked {
+    let first = world.apply(txn()).await?;
+    let void = TxnId(ID.0 + 1);
+    same(
+        "the outcome of an unknown id",
+        &world.store.outcome(void).await?,
+        &Outcome::Void,
+    )?;
+    let head = world.put("k", "newer").await?;
+    world.store.compact(head).await?;
+    replayed(&world, txn(), first).await?;
+    same(
+        "the outcome",
+        &world.store.outcome(ID).await?,
+        &Outcome::Applied(first),
+    )?;
+    let late = world
+        .store
+        .commit(Txn::new().put(key("k"), "late").with_id(void))
+        .await;
+    refused("the void transaction", late, &Kind::TxnVoid)
 }

@@ -7,12 +7,21 @@ use futures::future::{BoxFuture, Either, select};
 
 use super::failure::Failure;
 use super::world::World;
-use super::{compaction, lists, outcomes, txns, watches};
-use crate::clock::Clock;
+use super::{compaction, lists, outcomes, races, txns, watches};
+use crate::clock::{Clock, Spawner};
 use crate::store::Store;
 
 /// Longest run of one case, by the caller's clock.
 const CASE_LIMIT: Duration = Duration::from_mins(1);
+
+/// What the suite needs besides a store.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Bounds the waiting.
+    pub clock: Arc<dyn Clock>,
+    /// Runs the clients of a case. Where it runs them on several threads, they race in earnest.
+    pub spawner: Arc<dyn Spawner>,
+}
 
 /// One rule of the contract, as a program.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +41,14 @@ impl Case {
     /// # Errors
     /// A [`Failure`] when the store breaks the rule, or does not answer within a minute of the clock
     /// (10 s for an item of a watch).
-    pub async fn run(&self, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
-        let limit = clock.sleep(CASE_LIMIT);
-        let result = match select((self.run)(World { store, clock }), limit).await {
+    pub async fn run(&self, runtime: &Runtime, store: Arc<dyn Store>) -> Result<(), Failure> {
+        let limit = runtime.clock.sleep(CASE_LIMIT);
+        let world = World {
+            store,
+            clock: Arc::clone(&runtime.clock),
+            spawner: Arc::clone(&runtime.spawner),
+        };
+        let result = match select((self.run)(world), limit).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(Failure::new(format!("not done within {CASE_LIMIT:?}"))),
         };
@@ -50,12 +64,12 @@ impl Case {
 /// # Errors
 /// All failures, in the order of the cases.
 pub async fn run_all(
-    clock: Arc<dyn Clock>,
+    runtime: &Runtime,
     factory: impl AsyncFn() -> Arc<dyn Store>,
 ) -> Result<(), Vec<Failure>> {
     let mut failures = Vec::new();
     for case in cases() {
-        if let Err(failure) = case.run(factory().await, Arc::clone(&clock)).await {
+        if let Err(failure) = case.run(runtime, factory().await).await {
             failures.push(failure);
         }
     }
@@ -89,7 +103,8 @@ pub const fn cases() -> &'static [Case] {
             an_empty_value_is_not_absence
             a_read_sees_what_was_acknowledged
             a_false_compare_is_told_with_what_is_there
-            a_stale_revision_stops_a_delete;
+            a_stale_revision_stops_a_delete
+            a_compare_alone_is_a_question;
         outcomes:
             a_repeated_id_returns_the_first_outcome
             a_repeated_create_is_not_told_of_itself
@@ -97,7 +112,7 @@ pub const fn cases() -> &'static [Case] {
             a_void_id_never_applies
             an_applied_id_is_found_applied
             a_failed_compare_can_be_ruled_out
-            an_outcome_that_races_its_transaction_agrees_with_it;
+            outcomes_outlive_compaction;
         lists:
             siblings_of_a_prefix_stay_outside
             keys_are_ordered_by_their_bytes
@@ -105,7 +120,12 @@ pub const fn cases() -> &'static [Case] {
             a_token_of_another_list_is_refused
             a_compacted_page_is_refused
             the_last_page_has_no_next
-            pages_are_bounded_in_bytes;
+            pages_are_bounded_in_bytes
+            an_empty_store_answers
+            a_page_has_at_least_one_entry_and_at_most_the_limit
+            a_range_that_ends_before_it_starts_is_empty
+            a_token_of_the_future_is_refused
+            one_key_is_not_its_neighbours;
         watches:
             a_watch_resumes_after_any_item
             progress_reaches_a_range_that_nobody_writes_to
@@ -115,11 +135,26 @@ pub const fn cases() -> &'static [Case] {
             events_say_what_was_before
             events_of_a_revision_are_ordered_by_key
             watchers_of_all_ranges_agree
-            a_watch_after_a_list_misses_nothing;
+            the_largest_transaction_is_one_item
+            watches_that_were_dropped_cost_nothing;
         compaction:
             compaction_keeps_what_is_live
             compaction_has_bounds
             a_watch_starts_at_the_compacted_revision
-            compaction_under_a_watch_skips_nothing;
+            compaction_under_a_watch_skips_nothing
+            a_list_goes_on_at_the_compacted_revision
+            a_compacted_store_answers_as_before;
+        races:
+            answers_fit_one_order_of_commits
+            of_two_that_exclude_each_other_one_applies
+            a_repeated_id_that_races_itself_applies_once
+            an_outcome_that_races_its_transaction_agrees_with_it
+            watchers_beside_writers_agree
+            what_a_watch_told_can_be_read
+            a_watch_after_a_list_misses_nothing
+            compaction_beside_writers_and_watchers_loses_nothing
+            a_dropped_commit_happened_once_or_not_at_all
+            a_dropped_commit_takes_nobody_along
+            nothing_waits_for_an_unknown_outcome;
     }
 }

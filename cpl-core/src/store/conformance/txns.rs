@@ -1,24 +1,28 @@
 //! Revisions and transactions.
 
 use bytes::Bytes;
-use futures::future::{join, join_all};
 
 use super::failure::Failure;
 use super::world::{Checked, World, holds, key, number, refused, same, under};
 use crate::limits;
-use crate::store::{Class, Commit, Expect, Key, KeyMeta, Kind, Op, Range, Revision, Txn};
+use crate::store::{
+    Class, Commit, Expect, Key, KeyMeta, Kind, ListRequest, Op, Range, Revision, Txn,
+};
 
 pub(super) async fn racing_creates_have_one_winner(world: World) -> Checked {
-    let attempts = (0..8).map(|n| {
-        let txn = Txn::new()
-            .expect(key("k"), Expect::Absent)
-            .put(key("k"), n.to_string());
-        world.store.commit(txn)
+    let clients = (0..8).map(|n| {
+        let world = world.clone();
+        async move {
+            let txn = Txn::new()
+                .expect(key("k"), Expect::Absent)
+                .put(key("k"), n.to_string());
+            Ok(world.store.commit(txn).await?)
+        }
     });
     let mut winners = Vec::new();
     let mut losers = Vec::new();
-    for result in join_all(attempts).await {
-        match result? {
+    for commit in world.together(clients).await? {
+        match commit {
             Commit::Applied { at, .. } => winners.push(at.revision),
             Commit::CompareFailed { failed, .. } => losers.push(failed),
         }
@@ -195,19 +199,22 @@ pub(super) async fn the_longest_key_is_a_key(world: World) -> Checked {
 }
 
 pub(super) async fn racing_increments_are_all_counted(world: World) -> Checked {
-    let clients = (0..8).map(|_| async {
-        let mut revisions = Vec::new();
-        for _ in 0..25 {
-            revisions.push(world.increment("k").await?);
+    let clients = (0..8).map(|_| {
+        let world = world.clone();
+        async move {
+            let mut revisions = Vec::new();
+            for _ in 0..25 {
+                revisions.push(world.increment("k").await?);
+            }
+            let ordered = revisions.windows(2).all(|pair| pair[0] < pair[1]);
+            holds(ordered, || {
+                format!("revisions of one client go back: {revisions:?}")
+            })?;
+            Ok(revisions)
         }
-        let ordered = revisions.windows(2).all(|pair| pair[0] < pair[1]);
-        holds(ordered, || {
-            format!("revisions of one client go back: {revisions:?}")
-        })?;
-        Ok(revisions)
     });
-    let all: Checked<Vec<Vec<Revision>>> = join_all(clients).await.into_iter().collect();
-    let mut all: Vec<Revision> = all?.into_iter().flatten().collect();
+    let all = world.together(clients).await?;
+    let mut all: Vec<Revision> = all.into_iter().flatten().collect();
     all.sort_unstable();
     all.dedup();
     same("different revisions", &all.len(), &200)?;
@@ -221,30 +228,38 @@ pub(super) async fn transfers_keep_the_sum(world: World) -> Checked {
     for n in 0..ACCOUNTS {
         world.put(&name(n), "100").await?;
     }
-    let transfers = join_all((0..ACCOUNTS).map(|client| {
-        let world = &world;
+    let clients = (0..=ACCOUNTS).map(|client| {
+        let world = world.clone();
         async move {
+            if client == ACCOUNTS {
+                return audits(&world, 100 * ACCOUNTS).await;
+            }
             for round in 0..10 {
                 let (from, to) = (name(client), name((client + 1 + round % 3) % ACCOUNTS));
-                transfer(world, &from, &to).await?;
+                transfer(&world, &from, &to).await?;
             }
-            Ok::<_, Failure>(())
+            Ok(())
         }
-    }));
-    let audits = async {
-        for _ in 0..20 {
-            let (entries, at) = world.list(under("account/")).await?;
-            same(
-                &format!("the sum at {at}"),
-                &entries.iter().map(number).sum(),
-                &(100 * ACCOUNTS),
-            )?;
-        }
-        Ok(())
-    };
-    let (transfers, audits) = join(transfers, audits).await;
-    transfers.into_iter().collect::<Checked>()?;
-    audits
+    });
+    world.together(clients).await?;
+    audits(&world, 100 * ACCOUNTS).await
+}
+
+/// Lists, page by page, that must all show the same sum.
+async fn audits(world: &World, sum: i64) -> Checked {
+    for _ in 0..20 {
+        let pages = ListRequest {
+            limit: 2,
+            ..ListRequest::first(under("account/"))
+        };
+        let (entries, at) = world.rest(pages).await?;
+        same(
+            &format!("the sum at {at}"),
+            &entries.iter().map(number).sum(),
+            &sum,
+        )?;
+    }
+    Ok(())
 }
 
 async fn transfer(world: &World, from: &str, to: &str) -> Checked {
@@ -331,4 +346,14 @@ pub(super) async fn a_stale_revision_stops_a_delete(world: World) -> Checked {
     world.apply(delete(current)).await?;
     same("the key", &world.get("k").await?, &None)?;
     world.compare_fails(delete(current)).await.map(drop)
+}
+
+pub(super) async fn a_compare_alone_is_a_question(world: World) -> Checked {
+    let revision = world.put("k", "1").await?;
+    let before = world.head().await?;
+    let ask = |expect| Txn::new().expect(key("k"), expect);
+    let answered = world.apply(ask(Expect::ModRevision(revision))).await?;
+    same("the revision of the answer", &answered, &before.revision)?;
+    world.compare_fails(ask(Expect::Absent)).await?;
+    same("the head", &world.head().await?, &before)
 }

@@ -1,11 +1,10 @@
 //! Watches.
 
 use bytes::Bytes;
-use futures::future::join;
 
 use super::world::{Checked, History, World, key, refused, same, under};
 use crate::ids::StoreId;
-use crate::store::{Entry, Event, Incarnation, KeyMeta, Kind, ListRequest, Range, Revision, Txn};
+use crate::store::{Entry, Event, Incarnation, KeyMeta, Kind, Range, Revision, Txn};
 
 pub(super) async fn a_watch_resumes_after_any_item(world: World) -> Checked {
     let start = world.head().await?;
@@ -195,32 +194,41 @@ pub(super) async fn watchers_of_all_ranges_agree(world: World) -> Checked {
     Ok(())
 }
 
-pub(super) async fn a_watch_after_a_list_misses_nothing(world: World) -> Checked {
-    let writes = async {
-        let mut last = Revision(0);
-        for n in 0..100 {
-            last = world.put(&format!("k{}", n % 7), &n.to_string()).await?;
-        }
-        Ok(last)
-    };
-    let copied = async {
-        let page = world.store.list(ListRequest::first(Range::all())).await?;
-        let watch = world.watch(Range::all(), page.at).await?;
-        Checked::Ok((page.entries, watch))
-    };
-    let (last, copied): (Checked<Revision>, _) = join(writes, copied).await;
-    let (mut copy, mut watch) = copied?;
-    for event in flatten(watch.until(last?).await?) {
-        copy.retain(|entry| entry.key != *event.key());
-        if let Event::Put { entry, .. } = event {
-            copy.push(entry);
-        }
-    }
-    copy.sort_by(|one, other| one.key.cmp(&other.key));
-    let (entries, _) = world.list(Range::all()).await?;
-    same("the copy", &copy, &entries)
+pub(super) async fn the_largest_transaction_is_one_item(world: World) -> Checked {
+    let most = world.store.limits();
+    let start = world.head().await?;
+    let name = |n: usize| format!("k{n:03}");
+    let room = most.txn_bytes / most.txn_ops - name(0).len();
+    let value = Bytes::from(vec![b'v'; room]);
+    let txn = (0..most.txn_ops).fold(Txn::new(), |txn, n| txn.put(key(name(n)), value.clone()));
+    let large = world.apply(txn).await?;
+    let mut watch = world.watch(under("k"), start).await?;
+    let fence = world.put("k000", "").await?;
+    let history = watch.until(fence).await?;
+    let sizes: Vec<_> = history
+        .iter()
+        .map(|(at, events)| (*at, events.len()))
+        .collect();
+    same(
+        "events by revision",
+        &sizes,
+        &vec![(large, most.txn_ops), (fence, 1)],
+    )
 }
 
-fn flatten(history: History) -> impl Iterator<Item = Event> {
-    history.into_iter().flat_map(|(_, events)| events)
+pub(super) async fn watches_that_were_dropped_cost_nothing(world: World) -> Checked {
+    const COUNT: usize = 2_000;
+    let start = world.head().await?;
+    for n in 0..COUNT {
+        let mut watch = world.watch(under("k"), start).await?;
+        // Some are dropped unused, some in the middle of waiting, some in the middle of a backlog.
+        if n % 100 == 0 {
+            world.put("k", &n.to_string()).await?;
+            watch.more().await?;
+        }
+    }
+    let mut watch = world.watch(under("k"), start).await?;
+    let fence = world.put("k", "last").await?;
+    let expected = COUNT / 100 + 1;
+    same("the items", &watch.until(fence).await?.len(), &expected)
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{Either, select};
+use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use crate::clock::Clock;
+use crate::clock::{Clock, Spawner};
 use crate::store::{
     Commit, Cursor, EndReason, Entry, Error, Event, Expect, Key, KeyMeta, Kind, ListRequest, Range,
     Revision, Store, Txn, WatchItem, WatchStream,
@@ -21,11 +22,12 @@ pub(super) type Checked<T = ()> = Result<T, Failure>;
 /// The events of a watch by revision.
 pub(super) type History = Vec<(Revision, Vec<Event>)>;
 
-/// A store, and the clock that bounds waiting for it.
+/// A store, the clock that bounds waiting for it, and where its clients run.
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) spawner: Arc<dyn Spawner>,
 }
 
 /// # Panics
@@ -67,6 +69,36 @@ pub(super) fn refused<T: Debug>(what: &str, got: Result<T, Error>, expected: &Ki
 }
 
 impl World {
+    /// Runs clients side by side, each a task of its own, and returns what they found in their order.
+    /// The first failure cancels the others.
+    pub(super) async fn together<T, F>(
+        &self,
+        clients: impl IntoIterator<Item = F>,
+    ) -> Checked<Vec<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Checked<T>> + Send + 'static,
+    {
+        let mut running = Vec::new();
+        for client in clients {
+            let (tell, told) = oneshot::channel();
+            let task = Box::pin(async move {
+                // Nobody listens any more when another client has failed.
+                let _told = tell.send(client.await);
+            });
+            running.push((told, self.spawner.spawn("conformance-client", task)));
+        }
+        let mut found = Vec::new();
+        for (told, task) in running {
+            found.push(
+                told.await
+                    .map_err(|_| Failure::new("a client panicked"))??,
+            );
+            task.join().await;
+        }
+        Ok(found)
+    }
+
     pub(super) async fn head(&self) -> Checked<Cursor> {
         Ok(self.store.head().await?)
     }
@@ -146,13 +178,30 @@ impl World {
     }
 
     pub(super) async fn watch(&self, range: Range, after: Cursor) -> Checked<Watch> {
-        Ok(Watch {
-            stream: self.store.watch(range.clone(), after).await?,
+        let stream = self.store.watch(range.clone(), after).await?;
+        Ok(self.checked(stream, range, after))
+    }
+
+    /// A watch, or nothing when compaction has passed the cursor.
+    pub(super) async fn watch_unless_compacted(
+        &self,
+        range: Range,
+        after: Cursor,
+    ) -> Checked<Option<Watch>> {
+        match self.store.watch(range.clone(), after).await {
+            Err(error) if matches!(error.kind(), Kind::Compacted { .. }) => Ok(None),
+            stream => Ok(Some(self.checked(stream?, range, after))),
+        }
+    }
+
+    fn checked(&self, stream: WatchStream, range: Range, after: Cursor) -> Watch {
+        Watch {
+            stream,
             range,
             clock: Arc::clone(&self.clock),
             told: after.revision,
             cursors: Vec::new(),
-        })
+        }
     }
 
     /// A watch's refusal, without the stream, which has no `Debug`.
@@ -196,6 +245,17 @@ impl Watch {
             }
         }
         Ok(history)
+    }
+
+    /// The events of the next item that has some.
+    pub(super) async fn more(&mut self) -> Checked<History> {
+        loop {
+            let past = Revision(self.told.0 + 1);
+            let history = self.until(past).await?;
+            if !history.is_empty() {
+                return Ok(history);
+            }
+        }
     }
 
     /// All events up to a revision, or until compaction ends the watch before.
