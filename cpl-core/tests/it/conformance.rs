@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cpl_core::store::conformance::mutant::{Defect, Mutant};
-use cpl_core::store::conformance::{self, Case, Failure, Runtime, Settling};
+use cpl_core::store::conformance::{self, Case, Coverage, Failure, Runtime, Settling};
 use cpl_core::store::{
     Clock, Faults, FaultyStore, MemoryStore, Monotonic, Store, StoreId, Timestamp,
 };
@@ -98,16 +98,26 @@ async fn every_defect_fails_a_case_and_every_case_fails_for_a_defect() {
     assert!(never.is_empty(), "cases that no defect fails: {never:#?}");
 }
 
+/// Runs the suite without faults and then behind those of some seeds, and looks at all that was met.
 #[tokio::test]
-async fn a_client_that_settles_outcomes_cannot_tell_the_faults() {
+async fn no_cell_of_the_coverage_is_dark() {
+    let coverage = Coverage::default();
     let runtime = runtime();
+    let plain = conformance::run_all(&runtime, async || coverage.observe(memory()));
+    assert_eq!(plain.await, Ok(()));
     let behind_faults = (0..20).map(async |seed| {
         let report = conformance::run_all(&runtime, async || {
             let clock = Arc::clone(&runtime.clock);
-            let faulty = FaultyStore::new(memory(), clock, Faults::MANY, seed);
-            Settling::new(Arc::new(faulty)) as Arc<dyn Store>
+            let faulty = Arc::new(FaultyStore::new(memory(), clock, Faults::MANY, seed));
+            Settling::new(coverage.observe(faulty)) as Arc<dyn Store>
         });
         assert_eq!(report.await, Ok(()), "seed {seed}");
     });
     join_all(behind_faults).await;
+    assert!(coverage.dark().is_empty(), "{coverage}");
+    assert!(
+        coverage.unexpected().is_empty(),
+        "{:?}",
+        coverage.unexpected()
+    );
 }

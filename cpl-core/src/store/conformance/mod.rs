@@ -24,11 +24,12 @@
 //! store that answers at once.
 //!
 //! Lost, late and slow requests and replies: run the suite on [`Settling`] over a
-//! [`FaultyStore`](super::FaultyStore) over your store. What the suite is worth is shown by
-//! stores that break the contract, in [`mutant`]. What is not here: crashes and outages, which need a
-//! hand inside the backend.
+//! [`FaultyStore`](super::FaultyStore) over your store. What a run has met and what it has not is
+//! told by [`coverage`]. What the suite is worth is shown by stores that break the contract, in
+//! [`mutant`]. What is not here: crashes and outages, which need a hand inside the backend.
 
 mod compaction;
+pub mod coverage;
 mod failure;
 mod history;
 mod lists;
@@ -41,6 +42,7 @@ mod txns;
 mod watches;
 mod world;
 
+pub use self::coverage::Coverage;
 pub use self::failure::Failure;
 pub use self::settling::Settling;
 pub use self::suite::{Case, Runtime, cases, run_all};
