@@ -43,6 +43,7 @@ impl Engine {
         if through <= self.mark.compacted {
             return Ok(());
         }
+        self.recover_if_due();
         if let Some(refusal) = self.poisoned() {
             return Err(refusal);
         }

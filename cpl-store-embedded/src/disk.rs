@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cpl_core::store::{Error, Identity, Key, Kind, Revision, TxnId};
 use redb::{
@@ -15,6 +15,7 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::floor::{Fault, Floor};
 use crate::format::{
     self, AnyLabel, FORMAT, Label, Mark, OpeningNote, Record, Recorded, decode_fact, encode_fact,
 };
@@ -28,6 +29,8 @@ pub(crate) const OUTCOMES: TableDefinition<'_, u128, &[u8]> = TableDefinition::n
 pub(crate) const LABEL: &str = "label";
 pub(crate) const MARK: &str = "mark";
 pub(crate) const OPENINGS: &str = "openings";
+/// Left behind only by a crash in the middle of [`Disk::probe`]; nobody reads it.
+const PROBE: &str = "probe";
 
 /// The first bytes of every redb file.
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
@@ -39,7 +42,9 @@ const OPENINGS_KEPT: usize = 1_000;
 /// An open file, held against every other process until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    pub(crate) database: Arc<Database>,
+    /// Nothing while the file could not be opened again after a failure.
+    database: Option<Arc<Database>>,
+    floor: Floor,
 }
 
 /// A write that failed.
@@ -55,28 +60,53 @@ impl Disk {
     /// Opens a file that holds a store already.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         inspect(path)?;
-        let context = || format!("open the store {}", path.display());
-        guarded(&context(), || {
-            let opened = builder().open(path);
-            opened.map_err(|error| explain(error, context()))
-        })
-        .map(Self::new)
+        let context = format!("open the store {}", path.display());
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(path);
+        let backend = file
+            .map_err(|error| StorageError::Io(error).into())
+            .and_then(FileBackend::new)
+            .map_err(|error| explain(error, context.clone()))?;
+        Self::standing_on(Floor::new(backend), context)
     }
 
     /// Opens what a backend holds, or makes a new database in it when it is empty.
     pub(crate) fn on(backend: impl StorageBackend) -> Result<Self, Error> {
-        let context = "open the store's backend";
-        guarded(context, || {
-            let opened = builder().create_with_backend(backend);
-            opened.map_err(|error| explain(error, context.to_owned()))
-        })
-        .map(Self::new)
+        Self::standing_on(Floor::new(backend), "open the store's backend".to_owned())
     }
 
-    fn new(database: Database) -> Self {
-        Self {
-            database: Arc::new(database),
-        }
+    fn standing_on(floor: Floor, context: String) -> Result<Self, Error> {
+        let database = start(floor.clone(), context)?;
+        Ok(Self {
+            database: Some(Arc::new(database)),
+            floor,
+        })
+    }
+
+    /// What the errors since the last look mean.
+    pub(crate) fn fault(&self) -> Fault {
+        self.floor.fault()
+    }
+
+    /// Opens the same file anew, without giving up its lock: redb takes nothing more after an error.
+    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+        self.database = None;
+        let context = "open the store anew".to_owned();
+        self.database = Some(Arc::new(start(self.floor.clone(), context)?));
+        Ok(())
+    }
+
+    /// For those who only read, and do not keep the file open.
+    pub(crate) fn reader(&self) -> Weak<Database> {
+        self.database
+            .as_ref()
+            .map(Arc::downgrade)
+            .unwrap_or_default()
+    }
+
+    fn database(&self) -> Result<&Database, redb::Error> {
+        let closed = || redb::Error::Io(io::Error::other("the file is not open at the moment"));
+        self.database.as_deref().ok_or_else(closed)
     }
 
     /// The only way in which anything is written. Every commit is durable, in two phases and with the
@@ -87,7 +117,7 @@ impl Disk {
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, WriteError> {
         let begin = || -> Result<_, redb::Error> {
-            let mut transaction = self.database.begin_write()?;
+            let mut transaction = self.database()?.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
@@ -103,8 +133,9 @@ impl Disk {
 
     /// Whether nothing was ever written to it.
     pub(crate) fn is_blank(&self) -> Result<bool, Error> {
-        let tables =
-            || -> Result<_, redb::Error> { Ok(self.database.begin_read()?.list_tables()?.count()) };
+        let tables = || -> Result<_, redb::Error> {
+            Ok(self.database()?.begin_read()?.list_tables()?.count())
+        };
         let count = tables().map_err(|error| corrupt("its tables").with_source(error))?;
         Ok(count == 0)
     }
@@ -135,11 +166,27 @@ impl Disk {
         Ok(openings)
     }
 
+    /// Shows that there is room for a batch, and makes durable whatever was written before: what the
+    /// last commit left behind may be readable by now without being on the disk.
+    pub(crate) fn probe(&self, bytes: usize) -> Result<(), WriteError> {
+        let room = vec![0; bytes];
+        self.write(|transaction| {
+            transaction
+                .open_table(FACTS)?
+                .insert(PROBE, room.as_slice())?;
+            Ok(())
+        })?;
+        self.write(|transaction| {
+            transaction.open_table(FACTS)?.remove(PROBE)?;
+            Ok(())
+        })
+    }
+
     /// Reads and checks all of it.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         guarded("read the store", || {
             let failed = |error: redb::Error| corrupt("a table cannot be read").with_source(error);
-            let read = || -> Result<_, redb::Error> { Ok(self.database.begin_read()?) };
+            let read = || -> Result<_, redb::Error> { Ok(self.database()?.begin_read()?) };
             load(&read().map_err(failed)?)
         })
     }
@@ -305,6 +352,14 @@ pub(crate) fn corrupt(what: impl Into<String>) -> Error {
     Error::new(Kind::Corrupt, format!("read the store: {}", what.into()))
 }
 
+fn start(backend: impl StorageBackend, context: String) -> Result<Database, Error> {
+    let guard = context.clone();
+    guarded(&guard, || {
+        let opened = builder().create_with_backend(backend);
+        opened.map_err(|error| explain(error, context))
+    })
+}
+
 fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
@@ -400,11 +455,10 @@ impl Draft {
         let temporary = path.with_file_name(format!(".{name}.{suffix:032x}.new"));
         let file = private(&temporary).map_err(fail)?;
         let temporary = Temporary(temporary);
-        let database = FileBackend::new(file)
-            .and_then(|backend| builder().create_with_backend(backend))
-            .map_err(|error| create_error(path, error))?;
+        let backend = FileBackend::new(file).map_err(|error| create_error(path, error))?;
+        let context = format!("create the store {}", path.display());
         Ok(Self {
-            disk: Disk::new(database),
+            disk: Disk::standing_on(Floor::new(backend), context)?,
             temporary,
             path: path.to_owned(),
         })

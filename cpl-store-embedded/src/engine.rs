@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cpl_core::store::{
-    Clock, Commit, Cursor, Error, Expect, Key, KeyMeta, Kind, Op, Outcome, Revision, Timestamp,
-    Txn, TxnId,
+    Class, Clock, Commit, Cursor, Error, Expect, Key, KeyMeta, Kind, Monotonic, Op, Outcome,
+    Revision, Timestamp, Txn, TxnId,
 };
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
-use crate::disk::{Disk, LOG, WriteError};
+use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
+use crate::floor::Fault;
 use crate::format::{Item, Mark, Record, Recorded};
 use crate::index::Index;
 use crate::shared::Shared;
@@ -79,12 +81,21 @@ impl Kept {
     }
 }
 
-/// Why nothing is written any more until the file is opened again.
+/// Why nothing is written.
 #[derive(Clone, Debug)]
 struct Poison {
     kind: Kind,
     why: String,
+    /// When to look whether there is room again, and after which pause; nothing when only a person
+    /// can help.
+    look: Option<(Monotonic, Duration)>,
 }
+
+/// Pauses between two looks at a disk that was full: each reads the whole file.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// What must fit, so that the next batch will: its values and the pages around them.
+const PROBE_BYTES: usize = 2 << 20;
 
 impl Engine {
     pub(crate) fn new(
@@ -118,10 +129,11 @@ impl Engine {
     ///
     /// When the disk fails, every answer of the batch is that failure, also those that changed
     /// nothing: they may have seen a predecessor that nobody knows to be durable. From then on every
-    /// write is refused.
+    /// write is refused, for good or until a full disk has room.
     pub(crate) fn commit(&mut self, requests: Vec<Request>) -> Vec<Result<Answer, Error>> {
+        self.recover_if_due();
         if let Some(poison) = &self.poison {
-            return requests.iter().map(|_| Err(poison.refuse())).collect();
+            return requests.iter().map(|_| Err(poison.error())).collect();
         }
         let now = self.clock.wall();
         let (answers, items) = self.evaluate(requests, now);
@@ -196,31 +208,152 @@ impl Engine {
         });
     }
 
-    /// Refuses every later write: after a failed commit the file may hold what the index does not.
+    /// Refuses every later write: after a failed commit the file may hold what the index does not. A
+    /// full disk is looked at again, see [`Engine::recover_if_due`].
     pub(crate) fn fail(&mut self, failure: &Error) {
+        let source = std::error::Error::source(failure).map(ToString::to_string);
+        let why = source.unwrap_or_else(|| failure.to_string());
         let kind = match failure.kind() {
             Kind::Corrupt => Kind::Corrupt,
             _ => Kind::ReadOnly,
         };
-        let source = std::error::Error::source(failure).map(ToString::to_string);
-        let why = source.unwrap_or_else(|| failure.to_string());
-        tracing::error!(%why, "the embedded store takes no more writes until it is opened again");
-        self.poison = Some(Poison { kind, why });
+        let full = kind == Kind::ReadOnly && self.disk.fault() == Fault::Full;
+        let look = full.then(|| (self.clock.monotonic().plus(FIRST_LOOK), FIRST_LOOK));
+        match look {
+            Some(_) => tracing::error!(
+                %why,
+                "the disk is full: the embedded store takes no writes until there is room again"
+            ),
+            None => tracing::error!(
+                %why,
+                "the embedded store takes no more writes until it is opened again"
+            ),
+        }
+        self.refuse(Poison { kind, why, look });
+    }
+
+    fn refuse(&mut self, poison: Poison) {
+        self.shared.refuse(Some(poison.error()));
+        self.poison = Some(poison);
     }
 
     pub(crate) fn poisoned(&self) -> Option<Error> {
-        self.poison.as_ref().map(Poison::refuse)
+        self.poison.as_ref().map(Poison::error)
+    }
+
+    /// Whether it waits for room on the disk.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.poison
+            .as_ref()
+            .is_some_and(|poison| poison.look.is_some())
+    }
+
+    /// Goes on from what the file holds, if the disk was full, it is time to look, and there is room.
+    ///
+    /// Until then nothing changes for readers. Afterwards they see what the file holds, which is all
+    /// that they saw before and whatever of the last batch turns out to be there.
+    pub(crate) fn recover_if_due(&mut self) {
+        let Some((at, pause)) = self.poison.as_ref().and_then(|poison| poison.look) else {
+            return;
+        };
+        if self.clock.monotonic() < at {
+            return;
+        }
+        match self.recover() {
+            Ok(()) => {
+                tracing::info!("there is room on the disk: the embedded store takes writes again");
+                self.poison = None;
+                self.shared.refuse(None);
+            },
+            Err(failure) if failure.class() == Class::Corrupt => self.fail(&failure),
+            Err(failure) if self.disk.fault() == Fault::Lasting => self.fail(&failure),
+            Err(failure) => {
+                tracing::debug!(%failure, "the disk is still full");
+                let pause = (pause * 2).min(LONGEST_PAUSE);
+                if let Some(poison) = &mut self.poison {
+                    poison.look = Some((self.clock.monotonic().plus(pause), pause));
+                }
+            },
+        }
+    }
+
+    fn recover(&mut self) -> Result<(), Error> {
+        self.disk.reopen()?;
+        let probed = self.disk.probe(PROBE_BYTES);
+        probed.map_err(|error| error.explain("try whether there is room"))?;
+        let replayed = replay(self.disk.load()?)?;
+        let told = self.shared.index().head;
+        if replayed.index.head < told {
+            let found = replayed.index.head;
+            return Err(corrupt(format!(
+                "it ends at {found}, but {told} was durable"
+            )));
+        }
+        self.mark = replayed.mark;
+        self.take_over(replayed.records);
+        self.expired.clear();
+        self.shared.replace(replayed.index, self.disk.reader());
+        Ok(())
+    }
+
+    /// The log records that the file holds.
+    pub(crate) fn take_over(&mut self, records: Vec<Kept>) {
+        self.log_bytes = records.iter().map(|kept| kept.bytes).sum();
+        self.records = records.into();
     }
 }
 
 impl Poison {
-    fn refuse(&self) -> Error {
-        let context = format!(
-            "write to the store: an earlier write failed ({}); open the file again",
-            self.why
-        );
+    fn error(&self) -> Error {
+        let Self { why, .. } = self;
+        let context = match self.look {
+            Some(_) => format!("write to the store: the disk is full ({why}); make room on it"),
+            None => {
+                format!("write to the store: an earlier write failed ({why}); open the file again")
+            },
+        };
         Error::new(self.kind.clone(), context)
     }
+}
+
+/// What a file holds, put together.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) index: Index,
+    pub(crate) mark: Mark,
+    pub(crate) records: Vec<Kept>,
+}
+
+/// Replays the log on the key table.
+pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
+    let Loaded {
+        mut index,
+        openings,
+        mark,
+        records,
+    } = loaded;
+    let mut kept = Vec::new();
+    for (at, (record, bytes)) in records.into_iter().enumerate() {
+        kept.push(Kept::new(&record, bytes));
+        let done = if at == 0 { mark.item } else { 0 };
+        let done = usize::try_from(done).unwrap_or(usize::MAX);
+        for item in record.items.into_iter().skip(done) {
+            let expected = index.head.0 + u64::from(!item.changes.is_empty());
+            if item.revision.0 != expected {
+                return Err(corrupt("the log does not continue the key table"));
+            }
+            index.apply(item);
+        }
+    }
+    if index.head < mark.compacted {
+        return Err(corrupt("the log ends before what is compacted"));
+    }
+    index.opened(openings);
+    Ok(Replayed {
+        index,
+        mark,
+        records: kept,
+    })
 }
 
 /// The durable state with what the batch adds to it.

@@ -74,6 +74,10 @@ impl Index {
         self.keys.insert(key, vec![version]);
     }
 
+    pub(crate) fn openings(&self) -> &[OpeningNote] {
+        &self.openings
+    }
+
     pub(crate) fn opened(&mut self, openings: Vec<OpeningNote>) {
         self.openings = openings;
     }

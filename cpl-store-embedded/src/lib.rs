@@ -12,6 +12,7 @@
 //! checkpoint.rs  compaction: moves the log into the key table, in steps
 //! index.rs   what is readable      watch.rs  watches, which pull from it
 //! disk.rs    the file              format.rs its rows
+//! floor.rs   what redb stands on: outlives a failure, and tells a full disk from a broken one
 //! transfer.rs  export, import, backup
 //! ```
 
@@ -19,6 +20,7 @@ mod checkpoint;
 mod config;
 mod disk;
 mod engine;
+mod floor;
 mod format;
 mod index;
 mod shared;

@@ -2,7 +2,7 @@
 
 use std::fmt::{Debug, Formatter};
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, Mutex, RwLockReadGuard};
 
 use async_trait::async_trait;
 use cpl_core::store::{
@@ -10,16 +10,15 @@ use cpl_core::store::{
     ListRequest, Opening, Outcome, Page, Range, Read, Revision, Store, StoreId, Txn, TxnId,
     WatchStream,
 };
-use redb::{Database, ReadableDatabase as _, StorageBackend};
+use redb::{ReadableDatabase as _, StorageBackend};
 use tokio::sync::oneshot;
-use tokio::sync::watch;
 
 use crate::config::{Config, Writer};
-use crate::disk::{Disk, Draft, Loaded, corrupt};
-use crate::engine::{Answer, Engine, Request};
+use crate::disk::{Disk, Draft, corrupt};
+use crate::engine::{Answer, Engine, Replayed, Request, replay};
 use crate::format::{FORMAT, Label, Mark, OpeningNote};
 use crate::index::Index;
-use crate::shared::{Head, Shared, closed};
+use crate::shared::{Shared, closed};
 use crate::transfer::copy;
 use crate::writer::{Inline, Queue, Submit};
 
@@ -32,14 +31,14 @@ use crate::writer::{Inline, Queue, Submit};
 /// - **Dropping a future** of a write leaves it queued: it may still commit.
 /// - **A failed disk** stops writing, not reading: the failed writes answer with
 ///   [`Kind::CommitUnknown`] (or [`Kind::ReadOnly`] when nothing was begun), every later one with
-///   [`Kind::ReadOnly`], until the file is opened again.
+///   [`Kind::ReadOnly`]. A disk without room is looked at again, after 1 s and then at pauses that
+///   double up to 30 s, and writing goes on once there is room. Any other failure lasts until the
+///   file is opened again.
 /// - **Dropping the store** waits for the writes that are queued, then closes the file. Watches
 ///   end with `Closed`.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     submit: Box<dyn Submit>,
-    /// For backups; the writer owns the file, so that closing it closes the file.
-    database: Weak<Database>,
 }
 
 impl EmbeddedStore {
@@ -112,18 +111,13 @@ impl EmbeddedStore {
         clock: Arc<dyn Clock>,
         ids: &dyn IdGen,
     ) -> Result<Self, Error> {
-        let database = Arc::downgrade(&disk.database);
         let engine = recover(disk, config, clock, ids)?;
         let shared = Arc::clone(&engine.shared);
         let submit: Box<dyn Submit> = match config.writer {
             Writer::Thread => Box::new(Queue::start(engine)?),
             Writer::Inline => Box::new(Inline(Mutex::new(Some(engine)))),
         };
-        Ok(Self {
-            shared,
-            submit,
-            database,
-        })
+        Ok(Self { shared, submit })
     }
 
     /// Which store this is.
@@ -155,7 +149,11 @@ impl EmbeddedStore {
     /// is closed.
     pub async fn backup(&self, path: impl AsRef<Path>, ids: &dyn IdGen) -> Result<(), Error> {
         let draft = Draft::new(path.as_ref(), ids.fresh())?;
-        let database = self.database.upgrade().ok_or_else(closed)?;
+        let unreadable = || match self.shared.refusal() {
+            Some(why) => Error::new(Kind::ReadOnly, format!("begin a backup: {why}")),
+            None => closed(),
+        };
+        let database = self.shared.database().ok_or_else(unreadable)?;
         let snapshot = database
             .begin_read()
             .map_err(|error| corrupt("begin a backup").with_source(error))?;
@@ -197,52 +195,27 @@ fn fresh_label(ids: &dyn IdGen) -> Label {
     }
 }
 
-/// Replays the log on the key table, and notes the opening.
+/// Puts together what the file holds, and notes the opening.
 fn recover(
     disk: Disk,
     config: Config,
     clock: Arc<dyn Clock>,
     ids: &dyn IdGen,
 ) -> Result<Engine, Error> {
-    let Loaded {
+    let Replayed {
         mut index,
-        openings,
         mark,
         records,
-    } = disk.load()?;
-    let mut kept = Vec::new();
-    for (at, (record, bytes)) in records.into_iter().enumerate() {
-        kept.push(crate::engine::Kept::new(&record, bytes));
-        let done = if at == 0 { mark.item } else { 0 };
-        let done = usize::try_from(done).unwrap_or(usize::MAX);
-        for item in record.items.into_iter().skip(done) {
-            let expected = index.head.0 + u64::from(!item.changes.is_empty());
-            if item.revision.0 != expected {
-                return Err(corrupt("the log does not continue the key table"));
-            }
-            index.apply(item);
-        }
-    }
-    if index.head < mark.compacted {
-        return Err(corrupt("the log ends before what is compacted"));
-    }
+    } = replay(disk.load()?)?;
     let note = OpeningNote {
         opening: nonce(ids),
         from: index.head,
     };
-    let openings = disk.note_opening(openings, note)?;
+    let openings = disk.note_opening(index.openings().to_vec(), note)?;
     index.opened(openings);
-    let (head, _) = watch::channel(Head {
-        revision: index.head,
-        closed: false,
-    });
-    let shared = Arc::new(Shared {
-        index: RwLock::new(index),
-        head,
-    });
+    let shared = Arc::new(Shared::new(index, disk.reader()));
     let mut engine = Engine::new(disk, shared, clock, config, mark);
-    engine.log_bytes = kept.iter().map(|kept| kept.bytes).sum();
-    engine.records = kept.into();
+    engine.take_over(records);
     Ok(engine)
 }
 
@@ -290,6 +263,11 @@ impl Store for EmbeddedStore {
             Answer::Outcome(outcome) => Ok(outcome),
             Answer::Commit(_) => Err(gone()),
         }
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        let refusal = self.shared.refusal()?;
+        Some(Error::new(refusal.kind().clone(), refusal.context()))
     }
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {

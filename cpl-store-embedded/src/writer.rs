@@ -2,9 +2,12 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use cpl_core::store::{Error, Kind, Revision};
 use tokio::sync::oneshot;
@@ -17,6 +20,9 @@ const BATCH_REQUESTS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// Most bytes that wait for the writer.
 const QUEUE_BYTES: usize = 64 << 20;
+
+/// How often the thread looks whether the next look at a full disk is due.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The answer to a write, once it is there; gone when the writer ended without one.
 pub(crate) type Pending<T> = oneshot::Receiver<Result<T, Error>>;
@@ -138,9 +144,7 @@ fn run(mut engine: Engine, jobs: &Receiver<Job>, queued: &AtomicUsize) {
     loop {
         // While a checkpoint has steps left, new jobs are only looked for, not waited for.
         let job = match jobs.try_recv() {
-            Err(TryRecvError::Empty) if !busy => {
-                jobs.recv().map_err(|_| TryRecvError::Disconnected)
-            },
+            Err(TryRecvError::Empty) if !busy => wait(&mut engine, jobs),
             looked => looked,
         };
         match job {
@@ -152,6 +156,19 @@ fn run(mut engine: Engine, jobs: &Receiver<Job>, queued: &AtomicUsize) {
     }
     drop(engine);
     drop(closing);
+}
+
+/// Waits for a job. While the disk is full, it looks from time to time whether there is room: those
+/// who write may have gone elsewhere until it is so.
+fn wait(engine: &mut Engine, jobs: &Receiver<Job>) -> Result<Job, TryRecvError> {
+    while engine.waits_for_room() {
+        match jobs.recv_timeout(LOOK_AGAIN) {
+            Ok(job) => return Ok(job),
+            Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
+            Err(RecvTimeoutError::Timeout) => engine.recover_if_due(),
+        }
+    }
+    jobs.recv().map_err(|_| TryRecvError::Disconnected)
 }
 
 /// Serves a job and what has queued behind it: writes together, a compaction on its own.

@@ -147,6 +147,11 @@ impl Error {
         &self.kind
     }
 
+    /// What was being done.
+    pub fn context(&self) -> &str {
+        &self.context
+    }
+
     /// What it says about the write.
     pub const fn class(&self) -> Class {
         self.kind.class()

@@ -308,6 +308,10 @@ impl Store for FaultyStore {
         self.inner.limits()
     }
 
+    fn refusal(&self) -> Option<Error> {
+        self.inner.refusal()
+    }
+
     async fn head(&self) -> Result<Cursor, Error> {
         self.read("read the head", self.inner.head()).await
     }

@@ -53,6 +53,12 @@ pub trait Store: Send + Sync + Debug {
     /// What this store accepts, and whether one process has it alone.
     fn limits(&self) -> Limits;
 
+    /// Why the next write would be refused, as far as is known without asking: a full disk, a standby.
+    /// `None` promises nothing. For health checks; asks nobody and never blocks.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
+
     /// The newest revision, linearizably, as a cursor that a watch can start after.
     async fn head(&self) -> Result<Cursor, Error>;
 
