@@ -115,7 +115,7 @@ impl Error {
     /// A store's error, met while doing `context`.
     pub fn store(context: &str, error: store::Error) -> Self {
         let (kind, reason) = match error.class() {
-            store::Class::NotApplied => (Kind::Unavailable, "STORE_UNAVAILABLE"),
+            store::Class::NotApplied => (Kind::Unavailable, not_applied(error.kind())),
             store::Class::Indeterminate => (Kind::Indeterminate, "OUTCOME_UNKNOWN"),
             store::Class::Corrupt => (Kind::Corrupt, "STORE_CORRUPT"),
             store::Class::Rejected => rejected(error.kind()),
@@ -161,6 +161,15 @@ impl Error {
     /// Values for programs.
     pub const fn metadata(&self) -> &BTreeMap<&'static str, String> {
         &self.metadata
+    }
+}
+
+/// The reason of a write that certainly did not happen and may be sent again.
+pub(crate) fn not_applied(kind: &store::Kind) -> &'static str {
+    if *kind == store::Kind::ReadOnly {
+        "STORE_READ_ONLY"
+    } else {
+        "STORE_UNAVAILABLE"
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::rules::IntoTxn;
 use crate::clock::{Clock, Monotonic};
-use crate::error::Error;
+use crate::error::{Error, not_applied};
 use crate::ids::{IdGen, TxnId};
-use crate::store::{Class, Commit, Key, KeyMeta, Outcome, Revision, Store, Txn};
+use crate::store::{self, Class, Commit, Key, KeyMeta, Outcome, Revision, Store, Txn};
 
 /// First pause before a transaction is sent again.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -86,14 +86,15 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Waits before the next try; an error once the deadline has passed.
-    async fn pause_or(&mut self, error: &crate::store::Error, unsure: bool) -> Result<(), Error> {
+    /// Waits before the next try; an error once the deadline has passed, and at once when the store
+    /// takes no writes: that lasts longer than anybody waits.
+    async fn pause_or(&mut self, error: &store::Error, unsure: bool) -> Result<(), Error> {
         let now = self.clock.monotonic();
-        if now >= self.deadline {
+        if now >= self.deadline || *error.kind() == store::Kind::ReadOnly {
             let (kind, reason) = if unsure {
                 (crate::error::Kind::Indeterminate, "OUTCOME_UNKNOWN")
             } else {
-                (crate::error::Kind::Unavailable, "STORE_UNAVAILABLE")
+                (crate::error::Kind::Unavailable, not_applied(error.kind()))
             };
             return Err(Error::new(kind, reason, error.to_string()));
         }
@@ -119,7 +120,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn ask(&self, id: TxnId) -> Result<Outcome, crate::store::Error> {
+    async fn ask(&self, id: TxnId) -> Result<Outcome, store::Error> {
         self.store.outcome(id).await
     }
 }

@@ -35,6 +35,7 @@ pub struct Metrics {
     version: Gauge,
     objects: Gauge,
     nodes: Family<NodeLabels, Gauge>,
+    takes_writes: Gauge,
 }
 
 /// What the control plane is in, at the moment of a scrape.
@@ -43,6 +44,7 @@ pub(super) struct Reading {
     pub(super) version: u64,
     pub(super) objects: usize,
     pub(super) nodes: Vec<(&'static str, usize)>,
+    pub(super) takes_writes: bool,
 }
 
 impl Metrics {
@@ -73,6 +75,12 @@ impl Metrics {
             "Nodes by how they stand to their specs",
             Clone::clone(&nodes),
         );
+        let takes_writes = Gauge::default();
+        registry.register(
+            "store_takes_writes",
+            "1, or 0 while the store refuses writes",
+            Clone::clone(&takes_writes),
+        );
         Self {
             registry,
             requests,
@@ -80,6 +88,7 @@ impl Metrics {
             version,
             objects,
             nodes,
+            takes_writes,
         }
     }
 
@@ -101,6 +110,7 @@ impl Metrics {
         self.version
             .set(i64::try_from(reading.version).unwrap_or(i64::MAX));
         self.objects.set(gauge(reading.objects));
+        self.takes_writes.set(i64::from(reading.takes_writes));
         for (convergence, number) in &reading.nodes {
             self.nodes
                 .get_or_create(&NodeLabels { convergence })

@@ -34,9 +34,12 @@ pub(super) async fn healthz() -> JsonAnswer<Health> {
     })
 }
 
-/// `GET /readyz`: it can serve what is newest.
+/// `GET /readyz`: it can serve what is newest, and nothing is known that keeps it from writing.
 pub(super) async fn readyz(State(app): State<App>) -> Answer<JsonAnswer<Health>> {
     app.fresh().await?;
+    if let Some(refusal) = app.plane.store.refusal() {
+        return Err(Error::store("take writes", refusal).into());
+    }
     Ok(JsonAnswer(Health {
         status: "ok".to_owned(),
     }))
@@ -64,6 +67,7 @@ pub(super) async fn metrics(State(app): State<App>, who: Who) -> Answer<Response
         let standings = lens.standings(snapshot);
         let count = |wanted: &Standing| standings.iter().filter(|s| *s == wanted).count();
         Reading {
+            takes_writes: app.plane.store.refusal().is_none(),
             version: snapshot.index.version().0,
             objects: snapshot.index.objects().len(),
             nodes: ALL

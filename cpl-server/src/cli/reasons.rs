@@ -393,6 +393,11 @@ pub const REASONS: &[Reason] = &[
         "Stop the server, keep the files, restore the last backup.",
     ),
     reason(
+        "STORE_READ_ONLY",
+        "The store takes no writes: its disk is full or failed; nothing happened.",
+        "Make room on the server's disk: it notices within 30 s. If the disk failed, see the server's log.",
+    ),
+    reason(
         "STORE_REJECTED",
         "The store refuses the request.",
         "This is a bug in CPL or a wrong right in the store; the server's log has the cause.",

@@ -1,0 +1,165 @@
+//! `cpl serve` as a process of its own, which can be killed, and requests to it that may fail.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
+use cpl_api::transport::{ControlPlaneTransport, RESPONSE_BYTES, Request};
+use cpl_host::Host;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Value;
+
+use super::fleet::free_port;
+
+/// How long a server may take to answer after it was started.
+const START: Duration = Duration::from_secs(20);
+
+/// A server's folder and port, which outlive its processes.
+#[derive(Debug)]
+pub(super) struct Serve {
+    dir: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Serve {
+    /// A server that keeps its data in `dir`, on a free port; not started.
+    pub(super) fn new(dir: &Path) -> Self {
+        let port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let dir = dir.to_owned();
+        let child = None;
+        Self { dir, port, child }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts a process and does not wait for it. Its log is appended to `serve.log` beside the folder.
+    pub(super) fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_cpl"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Waits until it answers that it is ready; says how long that took.
+    pub(super) async fn ready(&self) -> Duration {
+        let clock = Host::new().clock;
+        let started = clock.monotonic();
+        let elapsed = || clock.monotonic().since(started);
+        let client = Client::new(&self.url(), None);
+        loop {
+            if let Some((200, _)) = client.get("/readyz").await {
+                return elapsed();
+            }
+            if elapsed() > START {
+                let log = std::fs::read_to_string(self.log()).unwrap();
+                panic!("the server is not ready after {START:?}:\n{log}");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// An administrator's client.
+    pub(super) fn client(&self) -> Client {
+        let token = std::fs::read_to_string(self.dir.join("admin.token")).unwrap();
+        Client::new(&self.url(), Some(token.trim()))
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Requests whose answer may not come.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    transport: Arc<HttpControlPlaneTransport>,
+    token: Option<String>,
+}
+
+impl Client {
+    fn new(url: &str, token: Option<&str>) -> Self {
+        let http = HttpConfig::new(url.to_owned());
+        let transport = HttpControlPlaneTransport::new(&http, Host::new().clock).unwrap();
+        Self {
+            transport: Arc::new(transport),
+            token: token.map(str::to_owned),
+        }
+    }
+
+    /// Status and body, or nothing when there was no answer.
+    pub(super) async fn get(&self, target: &str) -> Option<(u16, Value)> {
+        self.send(Method::GET, target, &[], Bytes::new()).await
+    }
+
+    pub(super) async fn post(
+        &self,
+        target: &str,
+        body: &Value,
+        headers: &[(&'static str, &str)],
+    ) -> Option<(u16, Value)> {
+        let body = serde_json::to_vec(body).unwrap();
+        self.send(Method::POST, target, headers, body.into()).await
+    }
+
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        more: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Option<(u16, Value)> {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        for (name, value) in more {
+            let value = HeaderValue::from_str(value).unwrap();
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        if let Some(token) = &self.token {
+            let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            headers.insert("authorization", value);
+        }
+        let request = Request {
+            method,
+            target: target.to_owned(),
+            headers,
+            body,
+            timeout: Duration::from_secs(15),
+            max_response_bytes: RESPONSE_BYTES,
+        };
+        let response = self.transport.send(request).await.ok()?;
+        let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
+        Some((response.status.as_u16(), body))
+    }
+}
