@@ -4,9 +4,10 @@
     reason = "helpers of tests, outside of tests by the letter"
 )]
 
+mod campaign;
 mod damage;
 mod faults;
-mod kill;
+
 mod model;
 mod output;
 mod platter;
