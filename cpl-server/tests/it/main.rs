@@ -7,6 +7,7 @@
 )]
 
 mod api;
+mod campaign;
 mod harness;
 mod live;
 mod streams;

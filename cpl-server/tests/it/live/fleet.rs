@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -83,33 +83,11 @@ impl Fleet {
     pub(super) fn start_agent(&mut self, number: u8) {
         let url = self.cpl.server.url();
         let agent = self.agent(number);
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(agent.dir.join("agent.log"))
-            .unwrap();
-        let text = |name: &str| agent.dir.join(name).display().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_cpl"))
-            .args([
-                "agent",
-                "--node",
-                &agent.name,
-                "--server",
-                &url,
-                "--driver",
-                "haproxy",
-            ])
-            .args(["--state-dir", &text("state"), "--runtime-dir", &text("run")])
-            .args([
-                "--join-token-file",
-                &text("join.token"),
-                "--haproxy",
-                &text("haproxy"),
-            ])
-            .args(["--stop-data-plane-on-exit", "--exit-with-stdin"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log)
+        let haproxy = agent.dir.join("haproxy");
+        let child = agent_command(&agent.name, &url, &agent.dir)
+            .args(["--driver", "haproxy", "--haproxy"])
+            .arg(haproxy)
+            .arg("--stop-data-plane-on-exit")
             .spawn()
             .unwrap();
         agent.child = Some(child);
@@ -289,6 +267,29 @@ impl Drop for Agent {
     }
 }
 
+/// An agent that keeps everything in `dir`, finds its join token there, appends its log to a file
+/// there, and ends when its stdin does.
+pub(crate) fn agent_command(name: &str, server: &str, dir: &Path) -> Command {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("agent.log"))
+        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cpl"));
+    command
+        .args(["agent", "--node", name, "--server", server, "--state-dir"])
+        .arg(dir.join("state"))
+        .arg("--runtime-dir")
+        .arg(dir.join("run"))
+        .arg("--join-token-file")
+        .arg(dir.join("join.token"))
+        .arg("--exit-with-stdin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log);
+    command
+}
+
 /// What runs of one HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Processes {
@@ -302,7 +303,7 @@ fn node_ip(net: u8, number: u8) -> IpAddr {
 }
 
 /// A port that nothing listens on, on this address.
-pub(super) fn free_port(ip: IpAddr) -> u16 {
+pub(crate) fn free_port(ip: IpAddr) -> u16 {
     TcpListener::bind((ip, 0))
         .unwrap()
         .local_addr()
@@ -311,7 +312,7 @@ pub(super) fn free_port(ip: IpAddr) -> u16 {
 }
 
 /// HAProxy behind a script that can make its checks slow.
-fn write_wrapper(dir: &std::path::Path) {
+fn write_wrapper(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let marker = dir.join("slow");
     let script = format!(

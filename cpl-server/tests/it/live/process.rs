@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(20);
 
 /// A server's folder and port, which outlive its processes.
 #[derive(Debug)]
-pub(super) struct Serve {
+pub(crate) struct Serve {
     dir: PathBuf,
     port: u16,
     child: Option<Child>,
@@ -28,19 +28,19 @@ pub(super) struct Serve {
 
 impl Serve {
     /// A server that keeps its data in `dir`, on a free port; not started.
-    pub(super) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         let port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let dir = dir.to_owned();
         let child = None;
         Self { dir, port, child }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Starts a process and does not wait for it. Its log is appended to `serve.log` beside the folder.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -58,12 +58,12 @@ impl Serve {
         self.child = Some(child);
     }
 
-    pub(super) fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.with_extension("log")
     }
 
     /// SIGKILL, and waits until the process is gone.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -71,7 +71,7 @@ impl Serve {
     }
 
     /// Waits until it answers that it is ready; says how long that took.
-    pub(super) async fn ready(&self) -> Duration {
+    pub(crate) async fn ready(&self) -> Duration {
         let clock = Host::new().clock;
         let started = clock.monotonic();
         let elapsed = || clock.monotonic().since(started);
@@ -89,7 +89,7 @@ impl Serve {
     }
 
     /// An administrator's client.
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let token = std::fs::read_to_string(self.dir.join("admin.token")).unwrap();
         Client::new(&self.url(), Some(token.trim()))
     }
@@ -103,7 +103,7 @@ impl Drop for Serve {
 
 /// Requests whose answer may not come.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     transport: Arc<HttpControlPlaneTransport>,
     token: Option<String>,
 }
@@ -119,11 +119,11 @@ impl Client {
     }
 
     /// Status and body, or nothing when there was no answer.
-    pub(super) async fn get(&self, target: &str) -> Option<(u16, Value)> {
+    pub(crate) async fn get(&self, target: &str) -> Option<(u16, Value)> {
         self.send(Method::GET, target, &[], Bytes::new()).await
     }
 
-    pub(super) async fn post(
+    pub(crate) async fn post(
         &self,
         target: &str,
         body: &Value,
@@ -133,13 +133,25 @@ impl Client {
         self.send(Method::POST, target, headers, body.into()).await
     }
 
-    pub(super) async fn send(
+    async fn send(
         &self,
         method: Method,
         target: &str,
         more: &[(&'static str, &str)],
         body: Bytes,
     ) -> Option<(u16, Value)> {
+        let (status, _, body) = self.send_whole(method, target, more, body).await?;
+        Some((status, body))
+    }
+
+    /// With the headers of the answer.
+    pub(crate) async fn send_whole(
+        &self,
+        method: Method,
+        target: &str,
+        more: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Option<(u16, HeaderMap, Value)> {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         for (name, value) in more {
@@ -160,6 +172,6 @@ impl Client {
         };
         let response = self.transport.send(request).await.ok()?;
         let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
-        Some((response.status.as_u16(), body))
+        Some((response.status.as_u16(), response.headers, body))
     }
 }
