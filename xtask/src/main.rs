@@ -1,5 +1,6 @@
 //! The project's own tool: `cargo xtask verify` and `cargo xtask test` are what a change must pass.
 
+mod campaign;
 mod failure;
 mod fix;
 mod goldens;
@@ -54,6 +55,15 @@ enum Command {
         #[arg(last = true, value_name = "ARGS")]
         rest: Vec<String>,
     },
+    /// Kill stores and servers at moments of chance, and look for what they had told.
+    ///
+    /// Runs the crash campaigns in release, one seed after the other, until the time is up. Each says
+    /// what was under way at its kills. Stops at the first one that fails, says how to repeat it, and
+    /// exits with 1. See docs/internals/crash-campaigns.md.
+    #[command(
+        after_help = "Examples:\n  cargo xtask campaign\n  cargo xtask campaign --hours 8 --seed 1000"
+    )]
+    Campaign(campaign::Plan),
     /// Mend what a machine can mend: clippy's suggestions, formatting, generated files.
     ///
     /// Writes into the tree, uncommitted changes or not. Review what changed before committing it.
@@ -65,6 +75,7 @@ fn main() -> ExitCode {
         Command::Verify => verify::verify(),
         Command::Tidy => tidy::tidy(),
         Command::Test { rest } => test_run::test(&rest),
+        Command::Campaign(plan) => campaign::campaign(plan),
         Command::Fix => fix::fix(),
     };
     match result {
