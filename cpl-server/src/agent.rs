@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cpl_agent::driver::Driver;
-use cpl_agent::drivers::lb::{HaproxyConfig, HaproxyDriver, RenderConfig, RenderDriver};
+use cpl_agent::drivers::lb::{
+    AnnouncerConfig, AnnouncingDriver, HaproxyConfig, HaproxyDriver, RenderConfig, RenderDriver,
+};
 use cpl_agent::runtime::{AgentConfig, AgentError, run_agent};
 use cpl_host::Host;
 use tokio::io::AsyncReadExt;
@@ -91,12 +93,22 @@ fn driver(args: &AgentArgs) -> Result<Box<dyn Driver>, Failure> {
                 Failure::new(Exit::Failed, what).detail(remedy)
             })?;
             let config = HaproxyConfig {
-                state_dir,
+                state_dir: state_dir.clone(),
                 runtime_dir: args.runtime_dir(),
                 binary,
             };
-            let driver = HaproxyDriver::new(config, Arc::clone(&clock));
-            Ok(Box::new(driver.map_err(|error| wrong(&error))?))
+            let haproxy = HaproxyDriver::new(config, Arc::clone(&clock));
+            let haproxy = haproxy.map_err(|error| wrong(&error))?;
+            // Needed by nodes that announce something only: where they are missing, that node says so.
+            let tool =
+                |name: &std::path::Path| find_program(name).unwrap_or_else(|| name.to_owned());
+            let config = AnnouncerConfig {
+                state_dir,
+                gobgp: tool(&args.gobgp),
+                target: args.gobgp_target.clone(),
+                ip: tool(std::path::Path::new("ip")),
+            };
+            Ok(Box::new(AnnouncingDriver::new(haproxy, config, clock)))
         },
         DriverName::Render => {
             tracing::warn!("the render driver only writes files: no data plane, no traffic");

@@ -29,6 +29,10 @@ const NEEDED: &[Needed] = &[
         program: "ip",
         package: "iproute2",
     },
+    Needed {
+        program: "gobgpd",
+        package: "gobgpd",
+    },
 ];
 
 /// Installs what is missing and returns the names of the packages.

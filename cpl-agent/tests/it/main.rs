@@ -6,6 +6,7 @@
 )]
 
 mod ambush;
+mod bgp;
 mod contract;
 mod fixture;
 mod live;

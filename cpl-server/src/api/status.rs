@@ -24,9 +24,8 @@ use cpl_core::spec::{Catalog, Object};
 use cpl_core::store::{Key, Snapshot};
 use cpl_core::version::ConfigVersion;
 use cpl_lb::kinds::{ENDPOINTS, SPEC};
-use cpl_lb::observed::{EndpointHealth, Health};
+use cpl_lb::observed::{Health, NodeHealth};
 use cpl_lb::plan::{NODE, TARGET_GROUP, endpoints, node_spec};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::app::App;
@@ -228,7 +227,7 @@ impl Lens {
 /// The endpoints of a target group as one node that is heard sees them.
 fn health_of(node: &Node, targetgroup: &str) -> Option<BTreeMap<String, Health>> {
     let status = node.status.as_ref().filter(|_| node.alive)?;
-    let seen = Vec::<EndpointHealth>::deserialize(&status.facts.health).ok()?;
+    let seen = NodeHealth::read(&status.facts.health)?.endpoints;
     let here = seen
         .into_iter()
         .filter(|health| health.targetgroup == targetgroup);

@@ -52,6 +52,19 @@ pub struct AgentArgs {
         default_value = "haproxy"
     )]
     pub haproxy: PathBuf,
+
+    /// The program `gobgp`, for nodes that announce prefixes
+    #[arg(long, value_name = "PATH", env = "CPL_GOBGP", default_value = "gobgp")]
+    pub gobgp: PathBuf,
+
+    /// Where gobgpd answers: `ADDRESS:PORT` or `unix://PATH`
+    #[arg(
+        long,
+        value_name = "TARGET",
+        env = "CPL_GOBGP_TARGET",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub gobgp_target: String,
     /// Stop the data plane when the agent ends; without it traffic flows on
     #[arg(long)]
     pub stop_data_plane_on_exit: bool,

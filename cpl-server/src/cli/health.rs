@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use cpl_api::object::{NodeStatus, Object};
-use cpl_lb::observed::{EndpointHealth, Health};
-use serde_json::Value;
+use cpl_lb::observed::{EndpointHealth, Health, NodeHealth};
 
 use super::table::{Cell, Tone};
 use super::views;
@@ -30,11 +29,10 @@ fn reports(node: &Object) -> Vec<EndpointHealth> {
     let Some(status) = views::status::<NodeStatus>(node) else {
         return Vec::new();
     };
-    let list = status.health.as_array().cloned().unwrap_or_default();
     // A report that this program does not understand says nothing to it.
-    list.into_iter()
-        .filter_map(|one: Value| serde_json::from_value(one).ok())
-        .collect()
+    NodeHealth::read(&status.health)
+        .unwrap_or_default()
+        .endpoints
 }
 
 /// How many of the nodes that report an endpoint find it healthy.

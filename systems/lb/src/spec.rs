@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cpl_core::fields::{Fields, Span, Wrong, integer, ip, name, one_of, port, span, text};
+use cpl_core::fields::{Fields, Span, Wrong, boolean, integer, ip, name, one_of, port, span, text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -156,9 +156,40 @@ pub struct Bgp {
     /// Whom it tells.
     #[serde(default)]
     pub peers: Vec<BgpPeer>,
-    /// What it announces.
+    /// What it announces, while what it runs is verified and enough endpoints answer.
     #[serde(default)]
     pub advertised_prefixes: Vec<String>,
+    /// Below this share of healthy endpoints, in percent, nothing is announced any more; 0 for never.
+    #[serde(default = "least_mark", skip_serializing_if = "is_least_mark")]
+    pub low_mark_percent: u8,
+    /// From this share on it is announced again; at least the low mark.
+    #[serde(default = "least_mark", skip_serializing_if = "is_least_mark")]
+    pub high_mark_percent: u8,
+    /// Also withdraw before every reload of the data plane. A reload fails no connection by itself, so
+    /// this is for those who have other nodes and want none on one that changes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub withdraw_before_reload: bool,
+}
+
+/// What marks are when nothing is said: something is healthy, or nothing is.
+const fn least_mark() -> u8 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_least_mark(mark: &u8) -> bool {
+    *mark == least_mark()
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What a node is. `desired_config_version` stands in the same stored value and is not people's.
@@ -335,9 +366,7 @@ pub fn read_node(fields: &mut Fields<'_>) -> NodeSpec {
         .values("listen_addresses", MOST_ADDRESSES, ip)
         .unwrap_or_default();
     no_twice(fields, "listen_addresses", &addresses);
-    let drained = fields
-        .optional("drained", cpl_core::fields::boolean)
-        .unwrap_or(false);
+    let drained = fields.optional("drained", boolean).unwrap_or(false);
     NodeSpec {
         bgp,
         assigned_targetgroups: assigned,
@@ -365,10 +394,26 @@ fn read_bgp(fields: &mut Fields<'_>) -> Option<Bgp> {
         Some(BgpPeer { ip: ip?, asn: asn? })
     });
     let prefixes = fields.values("advertised_prefixes", MOST_BGP, read_prefix);
+    let mark = |value: &Value| integer(0..=100)(value).map(|n| u8::try_from(n).unwrap_or(100));
+    let low = fields.optional("low_mark_percent", mark);
+    let high = fields.optional("high_mark_percent", mark);
+    let low_mark_percent = low.unwrap_or_else(|| high.unwrap_or(1).min(least_mark()));
+    let high_mark_percent = high.unwrap_or_else(|| low_mark_percent.max(least_mark()));
+    if high_mark_percent < low_mark_percent {
+        let detail = format!("must be at least low_mark_percent, which is {low_mark_percent}");
+        fields.wrong(
+            "high_mark_percent",
+            Wrong::new("FIELD_OUT_OF_RANGE", detail),
+        );
+    }
+    let withdraw_before_reload = fields.optional("withdraw_before_reload", boolean);
     Some(Bgp {
         local_asn: local_asn?,
         peers: peers.unwrap_or_default(),
         advertised_prefixes: prefixes.unwrap_or_default(),
+        low_mark_percent,
+        high_mark_percent,
+        withdraw_before_reload: withdraw_before_reload.unwrap_or_default(),
     })
 }
 

@@ -155,6 +155,64 @@ fn two_target_groups_of_a_node_never_share_a_port() {
 }
 
 #[test]
+fn marks_of_an_announcement_are_in_order() {
+    let announcing = |marks: Value| {
+        let mut manifest = node("n", &[]);
+        manifest["spec"]["bgp"] =
+            json!({"local_asn": 65_001, "advertised_prefixes": ["192.0.2.1/32"]});
+        let bgp = manifest["spec"]["bgp"].as_object_mut().unwrap();
+        bgp.extend(marks.as_object().unwrap().clone());
+        let mut objects = world(&[]);
+        apply(&mut objects, &[manifest]).map(|()| objects)
+    };
+    let marks = |of: Value| {
+        let objects = announcing(of).unwrap();
+        let node = objects.values().next().unwrap();
+        let bgp = crate::plan::node_spec(node).unwrap().bgp.unwrap();
+        (bgp.low_mark_percent, bgp.high_mark_percent)
+    };
+    assert_eq!(marks(json!({})), (1, 1));
+    assert_eq!(marks(json!({"low_mark_percent": 40})), (40, 40));
+    assert_eq!(marks(json!({"high_mark_percent": 70})), (1, 70));
+    assert_eq!(
+        marks(json!({"low_mark_percent": 0, "high_mark_percent": 0})),
+        (0, 0)
+    );
+    let wrong = announcing(json!({"low_mark_percent": 50, "high_mark_percent": 40})).unwrap_err();
+    assert_eq!(wrong.len(), 1);
+    assert_eq!(
+        (&*wrong[0].pointer, &*wrong[0].code),
+        ("/spec/bgp/high_mark_percent", "FIELD_OUT_OF_RANGE")
+    );
+}
+
+#[test]
+fn a_report_reads_back_in_both_forms() {
+    use crate::observed::{Announcement, AnnouncementState, NodeHealth};
+    let announcement = Announcement {
+        state: AnnouncementState::Withdrawn,
+        reason: Some("Announce.BelowLowMark".to_owned()),
+        prefixes: Vec::new(),
+        established: vec!["10.0.0.1".to_owned()],
+        loopback: None,
+    };
+    for announcement in [None, Some(announcement)] {
+        let health = NodeHealth {
+            endpoints: Vec::new(),
+            announcement,
+        };
+        let written = health.clone().write().unwrap();
+        assert_eq!(
+            written.is_array(),
+            health.announcement.is_none(),
+            "as older servers read it"
+        );
+        assert_eq!(NodeHealth::read(&written), Some(health));
+    }
+    assert_eq!(NodeHealth::read(&json!({"other": 1})), None);
+}
+
+#[test]
 fn fields_of_an_http_check_need_an_http_check() {
     let mut wrong = targetgroup("web", 80, 1);
     wrong["spec"]["health_check"] = json!({"path": "/x"});

@@ -103,6 +103,18 @@ impl HaproxyDriver {
         }
     }
 
+    /// Whether what runs would come to `config` by a reload only.
+    pub(super) async fn would_reload(&self, config: &NodeConfig) -> bool {
+        let Ok(Some(running)) = self.sockets.running(&self.files).await else {
+            return true;
+        };
+        let old = running.configured(&self.files);
+        matches!(
+            plan(&running.servers, old.as_ref(), config),
+            Plan::Reload(_)
+        )
+    }
+
     fn prepare<'a>(
         &self,
         label: &'a Label,

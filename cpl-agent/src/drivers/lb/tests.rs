@@ -31,7 +31,7 @@ const STATE: &str = "1
 # be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port
 ";
 
-fn endpoint(id: &str, last: u8) -> Endpoint {
+pub(super) fn endpoint(id: &str, last: u8) -> Endpoint {
     Endpoint {
         id: id.to_owned(),
         ip: [10, 0, 0, last].into(),
@@ -41,7 +41,7 @@ fn endpoint(id: &str, last: u8) -> Endpoint {
     }
 }
 
-fn targetgroup(name: &str, port: u16, endpoints: &[Endpoint]) -> TargetGroup {
+pub(super) fn targetgroup(name: &str, port: u16, endpoints: &[Endpoint]) -> TargetGroup {
     TargetGroup {
         name: name.to_owned(),
         uid: Uid(1),
@@ -60,7 +60,7 @@ fn targetgroup(name: &str, port: u16, endpoints: &[Endpoint]) -> TargetGroup {
     }
 }
 
-fn node(targetgroups: &[TargetGroup]) -> NodeConfig {
+pub(super) fn node(targetgroups: &[TargetGroup]) -> NodeConfig {
     NodeConfig {
         node: NodePart {
             listen_addresses: vec!["127.0.0.11".parse().unwrap(), "::".parse().unwrap()],
