@@ -27,6 +27,7 @@ pub(crate) const IMPORTS: &[Imports] = &[
     Imports { of: "cpl-server", code: &["cpl-agent", "cpl-api", "cpl-core", "cpl-host", "cpl-store-*", "systems/*"], tests: &[] },
     Imports { of: "cpl-sim", code: &["cpl-agent", "cpl-api", "cpl-core", "cpl-host", "cpl-server", "cpl-store-*", "systems/*"], tests: &[] },
     Imports { of: "examples/*", code: &["cpl-core", "cpl-host", "cpl-store-*"], tests: &[] },
+    Imports { of: "bench", code: &["cpl-api", "cpl-core", "cpl-host", "cpl-server", "cpl-store-*"], tests: &[] },
     Imports { of: "xtask", code: &[], tests: &[] },
 ];
 
@@ -191,7 +192,7 @@ pub(crate) struct Banned {
     pub(crate) instead: &'static str,
 }
 
-const CLOCK: &[&str] = &["cpl-host/", "xtask/"];
+const CLOCK: &[&str] = &["cpl-host/", "bench/", "xtask/"];
 const OUTPUT: &[&str] = &["*/output.rs"];
 const NO_HASH: &str = "order is part of the behaviour: take BTreeMap or BTreeSet";
 

@@ -1,0 +1,107 @@
+//! Compare-and-put.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cpl_core::store::{Commit, Expect, Range, Revision, Store, Txn};
+use futures::StreamExt as _;
+use futures::future::join_all;
+use serde_json::json;
+
+use super::{VALUE, fill, key, open};
+use crate::latency::{Latency, rounded};
+use crate::output;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where the store is made; should be on the disk that is meant.
+    #[arg(long)]
+    dir: PathBuf,
+    #[arg(long, default_value_t = 3.0)]
+    secs: f64,
+    /// Callers, each with one transaction at a time.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    callers: Vec<u64>,
+    /// Keys that are there.
+    #[arg(long, default_value_t = 10_000)]
+    keys: u64,
+    /// Watchers of everything, that are awake.
+    #[arg(long, default_value_t = 0)]
+    watchers: usize,
+}
+
+pub(super) async fn run(arguments: &Arguments) {
+    for callers in &arguments.callers {
+        let dir = tempfile::tempdir_in(&arguments.dir).unwrap();
+        let store = open(dir.path());
+        fill(&store, arguments.keys).await;
+        let head = store.head().await.unwrap();
+        let watching: Vec<_> = (0..arguments.watchers)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    let mut items = store.watch(Range::all(), head).await.unwrap();
+                    while items.next().await.is_some() {}
+                })
+            })
+            .collect();
+        let started = Instant::now();
+        let until = started + Duration::from_secs_f64(arguments.secs);
+        let all = (0..*callers).map(|caller| {
+            let (store, keys) = (Arc::clone(&store), arguments.keys / callers);
+            tokio::spawn(async move { call(&*store, caller * keys, keys, until).await })
+        });
+        let mut latency = Latency::default();
+        for one in join_all(all).await {
+            latency.merge(one.unwrap());
+        }
+        let secs = started.elapsed().as_secs_f64();
+        watching.iter().for_each(tokio::task::JoinHandle::abort);
+        output::case(
+            "store.cas_txn",
+            &json!({"callers": callers, "keys": arguments.keys, "watchers": arguments.watchers,
+                    "value": VALUE}),
+            &json!({"txn_per_s": rounded(latency.len() as f64 / secs), "p50_ms": latency.ms(0.5),
+                    "p99_ms": latency.ms(0.99)}),
+        );
+        store.close().await;
+    }
+}
+
+/// One caller, which knows the revisions of keys of its own.
+async fn call(store: &dyn Store, first: u64, keys: u64, until: Instant) -> Latency {
+    let mut latency = Latency::default();
+    let mut known: Vec<Option<Revision>> = vec![None; usize::try_from(keys).unwrap()];
+    let mut random = 0x9e37_79b9_u64 ^ first;
+    while Instant::now() < until {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let at = usize::try_from(random % keys).unwrap();
+        let key = key(first + at as u64);
+        let expect = match known[at] {
+            Some(revision) => revision,
+            None => {
+                store
+                    .get(&key)
+                    .await
+                    .unwrap()
+                    .value
+                    .unwrap()
+                    .meta
+                    .mod_revision
+            },
+        };
+        let txn = Txn::new()
+            .expect(key.clone(), Expect::ModRevision(expect))
+            .put(key, vec![7_u8; VALUE]);
+        let asked = Instant::now();
+        let Commit::Applied { at: applied, .. } = store.commit(txn).await.unwrap() else {
+            panic!("nobody else writes this key");
+        };
+        latency.push(asked.elapsed());
+        known[at] = Some(applied.revision);
+    }
+    latency
+}
