@@ -1,41 +1,25 @@
-//! Answering agents, appending what they say, folding it into status.
+//! Answering agents.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 
-use super::model::{
-    Delivered, Fact, LogEntry, Rendered, RenderedRecord, Report, StatusRecord, SyncAnswer,
-    SyncCall, System,
-};
-use super::repo::{log_key, rendered_key, report_key, report_range, status_key};
-use super::rules::{Advance, Answered, advance, closing, decide, fold, register_again};
+use super::appender::{Appender, PATIENCE};
 use crate::agent::{AgentRecord, Heard, Registry, agent_key};
-use crate::clock::{Clock, Spawner, Task};
+use crate::clock::Clock;
+use crate::delivery::model::{
+    Delivered, Fact, LogEntry, Rendered, Report, StatusRecord, SyncAnswer, SyncCall, System,
+};
+use crate::delivery::repo::status_key;
+use crate::delivery::rules::{Advance, Answered, advance, decide, register_again};
 use crate::error::{Error, Kind};
-use crate::ids::{IdGen, TxnId};
-use crate::lease::{Session, Shard};
+use crate::ids::{IdGen, ObjectRef};
 use crate::spec::Catalog;
-use crate::store::{Cache, Changed, Entry, Identity, Key, ListRequest, Snapshot, Store};
-use crate::task::{ConfigUpdate, config_update_key};
-use crate::txn::{FencedTxn, Guard, Settled, commit, decode};
+use crate::store::{Cache, Changed, Identity, Snapshot, Store};
 use crate::version::ConfigVersion;
-
-/// Facts that may wait to be appended; more are refused, and agents try again.
-const QUEUE: usize = 8_192;
-/// Facts of one batch.
-const BATCH: usize = 256;
-/// Bytes of one batch, well below the largest value.
-const BATCH_BYTES: usize = 256 << 10;
-/// Nodes of one folding transaction: status, log and task of each, within every backend's limits.
-const NODES: usize = 30;
-/// How long one write of this slice may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause of the folder after an error, and longest time between two looks.
-const FOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What deliveries need.
 #[derive(Clone, Debug)]
@@ -307,7 +291,7 @@ impl Deliveries {
         };
         let affected: Vec<String> = self.config.cache.read(|snapshot| {
             let objects = keys.iter().filter_map(|key| snapshot.index.object_of(key));
-            let objects = objects.map(|(kind, name)| crate::ids::ObjectRef {
+            let objects = objects.map(|(kind, name)| ObjectRef {
                 kind: kind.to_owned(),
                 name,
             });
@@ -316,6 +300,11 @@ impl Deliveries {
                 .flat_map(|object| self.config.system.affected(&object, &view))
                 .collect()
         });
+        if affected.is_empty() {
+            // Most changes are of what agents report; the wakers of thousands are not looked through for
+            // each of those.
+            return;
+        }
         let mut wakers = self.wakers();
         for node in affected {
             if let Some(waker) = wakers.get(&node) {
@@ -361,239 +350,3 @@ impl Deliveries {
     }
 }
 
-type Waiting = (Fact, oneshot::Sender<Result<(), Error>>);
-
-/// Appends facts durably, in batches: what arrives during a commit goes into the next one.
-#[derive(Clone, Debug)]
-pub struct Appender {
-    queue: mpsc::Sender<Waiting>,
-}
-
-impl Appender {
-    /// Starts appending under a session; `appended` is notified after each batch.
-    pub fn start(
-        (store, clock, ids): (Arc<dyn Store>, Arc<dyn Clock>, Arc<dyn IdGen>),
-        session: Session,
-        appended: Arc<Notify>,
-        spawner: &dyn Spawner,
-    ) -> (Self, Task) {
-        let (queue, facts) = mpsc::channel(QUEUE);
-        let append = Append {
-            store,
-            clock,
-            ids,
-            session,
-            facts,
-            appended,
-            number: 0,
-        };
-        (
-            Self { queue },
-            spawner.spawn("report-appender", Box::pin(append.run())),
-        )
-    }
-
-    /// Appends one fact and returns when it is durable.
-    pub async fn append(&self, fact: Fact) -> Result<(), Error> {
-        let (done, appended) = oneshot::channel();
-        self.queue
-            .try_send((fact, done))
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Error::new(
-                    Kind::Exhausted,
-                    "REPORTS_BACKLOG",
-                    "too many reports are waiting",
-                ),
-                mpsc::error::TrySendError::Closed(_) => closing(),
-            })?;
-        appended.await.unwrap_or_else(|_| Err(closing()))
-    }
-}
-
-struct Append {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdGen>,
-    session: Session,
-    facts: mpsc::Receiver<Waiting>,
-    appended: Arc<Notify>,
-    number: u64,
-}
-
-impl Append {
-    async fn run(mut self) {
-        let mut carried: Option<Waiting> = None;
-        loop {
-            let first = match carried.take() {
-                Some(waiting) => waiting,
-                None => match self.facts.recv().await {
-                    Some(waiting) => waiting,
-                    None => return,
-                },
-            };
-            let mut batch = vec![first];
-            let mut bytes = batch[0].0.bytes();
-            while batch.len() < BATCH
-                && let Ok(next) = self.facts.try_recv()
-            {
-                bytes += next.0.bytes();
-                if bytes > BATCH_BYTES {
-                    carried = Some(next);
-                    break;
-                }
-                batch.push(next);
-            }
-            self.write(batch).await;
-        }
-    }
-
-    async fn write(&mut self, batch: Vec<Waiting>) {
-        let facts: Vec<&Fact> = batch.iter().map(|(fact, _)| fact).collect();
-        self.number += 1;
-        let key = report_key(self.session.owner().epoch, self.number);
-        let mut txn = FencedTxn::new(TxnId::fresh(&*self.ids), &self.session);
-        txn.put(key, Guard::ABSENT, &facts);
-        let deadline = self.clock.monotonic().plus(PATIENCE);
-        let settled = commit(&*self.store, &*self.clock, &*self.ids, txn, deadline).await;
-        for (_, done) in batch {
-            let answer = match &settled {
-                Ok(Settled::Applied(_)) => Ok(()),
-                Ok(Settled::Lost { .. }) => {
-                    let detail = "this replica no longer has its session";
-                    Err(Error::new(Kind::Unavailable, "SESSION_LOST", detail))
-                },
-                Err(error) => Err(Error::new(error.kind(), error.reason(), error.to_string())),
-            };
-            if done.send(answer).is_err() {
-                tracing::debug!("an agent went away before its report was durable");
-            }
-        }
-        self.appended.notify_one();
-    }
-}
-
-/// Folds appended facts into status and log: the work of the shard's owner.
-#[derive(Debug)]
-pub struct Folder {
-    /// Where everything is.
-    pub store: Arc<dyn Store>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Ids.
-    pub ids: Arc<dyn IdGen>,
-    /// The fence.
-    pub shard: Shard,
-    /// Tells that something was appended.
-    pub appended: Arc<Notify>,
-}
-
-impl Folder {
-    /// Folds until dropped.
-    pub async fn run(self) {
-        loop {
-            if let Err(error) = self.fold_all().await {
-                tracing::warn!(%error, "failed to fold reports, trying again");
-            }
-            let appended = Box::pin(self.appended.notified());
-            let _ = select(appended, self.clock.sleep(FOLD_PAUSE)).await;
-        }
-    }
-
-    /// Folds everything that has been appended.
-    pub async fn fold_all(&self) -> Result<(), Error> {
-        loop {
-            let request = ListRequest {
-                limit: 16,
-                ..ListRequest::first(report_range())
-            };
-            let page = self.store.list(request).await;
-            let page = page.map_err(|error| Error::store("list reports", error))?;
-            if page.entries.is_empty() {
-                return Ok(());
-            }
-            for entry in &page.entries {
-                self.fold_batch(entry).await?;
-            }
-        }
-    }
-
-    async fn fold_batch(&self, entry: &Entry) -> Result<(), Error> {
-        let facts: Vec<Fact> = serde_json::from_slice(&entry.value)
-            .map_err(|error| Error::corrupt(&entry.key, error))?;
-        let mut by_node: BTreeMap<&str, Vec<&Fact>> = BTreeMap::new();
-        for fact in &facts {
-            by_node.entry(fact.node()).or_default().push(fact);
-        }
-        let nodes: Vec<_> = by_node.into_iter().collect();
-        for chunk in nodes.chunks(NODES) {
-            let mut txn = FencedTxn::new(TxnId::fresh(&*self.ids), &self.shard);
-            for (node, facts) in chunk {
-                self.fold_node(&mut txn, node, facts).await?;
-            }
-            self.write(txn).await?;
-        }
-        let mut txn = FencedTxn::new(TxnId::fresh(&*self.ids), &self.shard);
-        if let Some([shard, id]) = super::repo::REPORT.parts(&entry.key).as_deref() {
-            txn.delete(super::repo::REPORT.key(&[shard, id]));
-        }
-        self.write(txn).await
-    }
-
-    async fn fold_node(
-        &self,
-        txn: &mut FencedTxn,
-        node: &str,
-        facts: &[&Fact],
-    ) -> Result<(), Error> {
-        let agent = self.read(agent_key(node).key()).await?;
-        // A node that was removed meanwhile must not get a status again.
-        let Some(agent) = agent else { return Ok(()) };
-        let status_entry = self.read(status_key(node).key()).await?;
-        let log_entry = self.read(log_key(node).key()).await?;
-        let status: Option<StatusRecord> = decode(status_entry.as_ref())?;
-        let log: Vec<LogEntry> = decode(log_entry.as_ref())?.unwrap_or_default();
-        let rendered: Option<RenderedRecord> =
-            decode(self.read(rendered_key(node).key()).await?.as_ref())?;
-        let folded = fold(status.as_ref(), &log, rendered.as_ref(), facts);
-        if folded.status.is_none() && folded.log.is_none() {
-            return Ok(());
-        }
-        txn.require(agent_key(node).key(), Guard::of(Some(&agent.meta)));
-        let guard = |entry: &Option<Entry>| Guard::of(entry.as_ref().map(|entry| &entry.meta));
-        if let Some(status) = folded.status {
-            let task: Option<ConfigUpdate> =
-                decode(self.read(config_update_key(node).key()).await?.as_ref())?;
-            let done = task
-                .is_some_and(|task| status.current_config_version >= task.target_config_version);
-            if done {
-                txn.delete(config_update_key(node));
-            }
-            txn.put(status_key(node), guard(&status_entry), &status);
-        }
-        if let Some(log) = folded.log {
-            txn.put(log_key(node), guard(&log_entry), &log);
-        }
-        Ok(())
-    }
-
-    async fn write(&self, txn: FencedTxn) -> Result<(), Error> {
-        if txn.is_empty() {
-            return Ok(());
-        }
-        let deadline = self.clock.monotonic().plus(PATIENCE);
-        match commit(&*self.store, &*self.clock, &*self.ids, txn, deadline).await? {
-            Settled::Applied(_) => Ok(()),
-            Settled::Lost { .. } => {
-                let detail = "somebody else wrote the status or owns the shard";
-                Err(Error::new(Kind::Aborted, "FOLD_CONTESTED", detail))
-            },
-        }
-    }
-
-    async fn read(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let read = self.store.get(key).await;
-        Ok(read
-            .map_err(|error| Error::store("read a node's record", error))?
-            .value)
-    }
-}
