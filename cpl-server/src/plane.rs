@@ -204,6 +204,7 @@ fn adopt(registry: &Registry, cache: &Cache<Catalog>) {
 async fn sweep(registry: Arc<Registry>, deliveries: Arc<Deliveries>, host: Host) {
     loop {
         host.clock.sleep(SWEEP).await;
+        deliveries.note_unanswered().await;
         for silent in registry.sweep().await {
             let grace = registry.grace().as_secs();
             let message = format!("nothing was heard for {grace} s");

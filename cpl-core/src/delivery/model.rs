@@ -240,6 +240,10 @@ pub struct Report {
     pub at: Timestamp,
     /// What it said.
     pub facts: Facts,
+    /// Lines for the node's log about what the agent was sent since its last report: they are of use
+    /// together, and cost no write of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<LogEntry>,
 }
 
 /// Something that is appended durably and folded later.
@@ -258,11 +262,6 @@ pub enum Fact {
 }
 
 impl Fact {
-    /// How much room it takes in a batch.
-    pub(super) fn bytes(&self) -> usize {
-        serde_json::to_vec(self).map_or(0, |text| text.len())
-    }
-
     /// The node that it is about.
     pub fn node(&self) -> &str {
         match self {

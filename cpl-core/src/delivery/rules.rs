@@ -87,6 +87,9 @@ pub fn fold(
             Fact::Note { entry, .. } if !lines.contains(entry) => lines.push(entry.clone()),
             Fact::Note { .. } => {},
             Fact::Report(report) if is_newer(now.as_ref(), report) => {
+                let sent = report.sent.iter().filter(|line| !lines.contains(line));
+                let sent: Vec<_> = sent.cloned().collect();
+                lines.extend(sent);
                 lines.extend(told(now.as_ref(), report));
                 now = Some(status_of(now.as_ref(), report, rendered));
             },

@@ -31,6 +31,7 @@ fn now(head: u64, desired: u64) -> Advance<'static> {
 
 fn report(incarnation: u64, sequence: u64, accepted: u64) -> Report {
     Report {
+        sent: Vec::new(),
         node: "node-1".to_owned(),
         agent_incarnation: AgentIncarnation(incarnation),
         sequence,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::{Clock, Spawner, Task};
@@ -25,7 +26,8 @@ const BATCH_BYTES: usize = 256 << 10;
 /// How long one write of this slice may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-type Waiting = (Fact, oneshot::Sender<Result<(), Error>>);
+/// A fact in the form in which it is stored.
+type Waiting = (Box<RawValue>, oneshot::Sender<Result<(), Error>>);
 
 /// Appends facts durably, in batches: what arrives during a commit goes into the next one.
 #[derive(Clone, Debug)]
@@ -58,8 +60,12 @@ impl Appender {
     }
 
     /// Appends one fact and returns when it is durable.
-    pub async fn append(&self, fact: Fact) -> Result<(), Error> {
+    pub async fn append(&self, fact: &Fact) -> Result<(), Error> {
         let (done, appended) = oneshot::channel();
+        let fact = to_raw_value(fact).map_err(|error| {
+            let detail = format!("a fact cannot be written down: {error}");
+            Error::new(Kind::Internal, "INVARIANT", detail)
+        })?;
         self.queue
             .try_send((fact, done))
             .map_err(|error| match error {
@@ -96,11 +102,11 @@ impl Append {
                 },
             };
             let mut batch = vec![first];
-            let mut bytes = batch[0].0.bytes();
+            let mut bytes = batch[0].0.get().len();
             while batch.len() < BATCH
                 && let Ok(next) = self.facts.try_recv()
             {
-                bytes += next.0.bytes();
+                bytes += next.0.get().len();
                 if bytes > BATCH_BYTES {
                     carried = Some(next);
                     break;
@@ -112,7 +118,7 @@ impl Append {
     }
 
     async fn write(&mut self, batch: Vec<Waiting>) {
-        let facts: Vec<&Fact> = batch.iter().map(|(fact, _)| fact).collect();
+        let facts: Vec<&RawValue> = batch.iter().map(|(fact, _)| &**fact).collect();
         self.number += 1;
         let key = report_key(self.session.owner().epoch, self.number);
         let mut txn = FencedTxn::new(TxnId::fresh(&*self.ids), &self.session);
@@ -135,4 +141,3 @@ impl Append {
         self.appended.notify_one();
     }
 }
-

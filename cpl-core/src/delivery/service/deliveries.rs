@@ -21,6 +21,12 @@ use crate::spec::Catalog;
 use crate::store::{Cache, Changed, Identity, Snapshot, Store};
 use crate::version::ConfigVersion;
 
+/// Lines about what one agent was sent that wait for its report.
+const SENT_LINES: usize = 8;
+/// How long they wait, and how many nodes are noted in one go when no report comes.
+const UNANSWERED: Duration = Duration::from_secs(5);
+const SENT_AT_ONCE: usize = 64;
+
 /// What deliveries need.
 #[derive(Clone, Debug)]
 pub struct DeliveryConfig {
@@ -46,6 +52,8 @@ pub struct Deliveries {
     /// The last report of each agent, so that only news is appended.
     last: Mutex<BTreeMap<String, Report>>,
     wakers: Mutex<BTreeMap<String, watch::Sender<u64>>>,
+    /// What agents were sent, to be noted with their next report, or by itself when none comes.
+    sent: Mutex<BTreeMap<String, Vec<LogEntry>>>,
 }
 
 impl Deliveries {
@@ -56,7 +64,12 @@ impl Deliveries {
             appender,
             last: Mutex::default(),
             wakers: Mutex::default(),
+            sent: Mutex::default(),
         }
+    }
+
+    fn sent(&self) -> MutexGuard<'_, BTreeMap<String, Vec<LogEntry>>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last(&self) -> MutexGuard<'_, BTreeMap<String, Report>> {
@@ -89,7 +102,7 @@ impl Deliveries {
         self.append(&call).await?;
         let answer = self.answer(&call).await?;
         if let SyncAnswer::Configuration(delivered) = &answer {
-            self.note_sent(&call.node, delivered.version).await;
+            self.note_sent(&call.node, delivered.version);
         }
         Ok(answer)
     }
@@ -144,6 +157,7 @@ impl Deliveries {
             sequence: call.sequence,
             at: self.config.clock.wall(),
             facts: call.facts.clone(),
+            sent: Vec::new(),
         };
         let before = self
             .last()
@@ -160,7 +174,16 @@ impl Deliveries {
         if known {
             return Ok(());
         }
-        self.appender.append(Fact::Report(report.clone())).await?;
+        let sent = self.sent().remove(&call.node).unwrap_or_default();
+        let fact = Fact::Report(Report {
+            sent: sent.clone(),
+            ..report.clone()
+        });
+        if let Err(error) = self.appender.append(&fact).await {
+            // To be noted with the report that comes instead.
+            self.sent().entry(call.node.clone()).or_insert(sent);
+            return Err(error);
+        }
         let mut last = self.last();
         let slot = last
             .entry(call.node.clone())
@@ -183,6 +206,7 @@ impl Deliveries {
             sequence: status.sequence,
             at: self.config.clock.wall(),
             facts: status.facts,
+            sent: Vec::new(),
         })
     }
 
@@ -320,11 +344,46 @@ impl Deliveries {
         }
     }
 
-    /// Notes what an agent is about to be sent. The log is for people: what cannot be noted is sent all
-    /// the same.
-    async fn note_sent(&self, node: &str, version: ConfigVersion) {
-        if let Err(error) = self.note(node, "sent", format!("version {version}")).await {
-            tracing::warn!(node, %error, "failed to note in the log what was sent");
+    /// Notes what an agent is about to be sent. The log is for people: it waits for nothing.
+    fn note_sent(&self, node: &str, version: ConfigVersion) {
+        let entry = LogEntry {
+            at: self.config.clock.wall(),
+            event: "sent".to_owned(),
+            message: format!("version {version}"),
+        };
+        let mut sent = self.sent();
+        let lines = sent.entry(node.to_owned()).or_default();
+        lines.push(entry);
+        let many = lines.len().saturating_sub(SENT_LINES);
+        lines.drain(..many);
+    }
+
+    /// Notes what was sent to agents that have said nothing since. To be called from time to time.
+    pub async fn note_unanswered(&self) {
+        let now = self.config.clock.wall();
+        let old = |lines: &Vec<LogEntry>| {
+            lines
+                .first()
+                .is_some_and(|line| now.since(line.at) > UNANSWERED)
+        };
+        let waiting: Vec<(String, Vec<LogEntry>)> = {
+            let mut sent = self.sent();
+            let nodes = sent.iter().filter(|(_, lines)| old(lines));
+            let nodes: Vec<String> = nodes
+                .map(|(node, _)| node.clone())
+                .take(SENT_AT_ONCE)
+                .collect();
+            nodes
+                .into_iter()
+                .filter_map(|node| sent.remove_entry(&node))
+                .collect()
+        };
+        for (node, lines) in waiting {
+            for line in lines {
+                if let Err(error) = self.note(&node, &line.event, line.message).await {
+                    tracing::warn!(node, %error, "failed to note in the log what was sent");
+                }
+            }
         }
     }
 
@@ -336,7 +395,7 @@ impl Deliveries {
             message,
         };
         self.appender
-            .append(Fact::Note {
+            .append(&Fact::Note {
                 node: node.to_owned(),
                 entry,
             })
@@ -346,7 +405,7 @@ impl Deliveries {
     /// Forgets a node that was removed.
     pub fn forget(&self, node: &str) {
         self.last().remove(node);
+        self.sent().remove(node);
         self.config.registry.forget(node);
     }
 }
-
