@@ -1,5 +1,6 @@
 //! The project's own tool: `cargo xtask verify` and `cargo xtask test` are what a change must pass.
 
+mod bench;
 mod campaign;
 mod failure;
 mod fix;
@@ -55,6 +56,17 @@ enum Command {
         #[arg(last = true, value_name = "ARGS")]
         rest: Vec<String>,
     },
+    /// Measure CPL, beside its peers when it is told where they are, and say which targets are met.
+    ///
+    /// Runs each program alone, one after the other, in rounds, and compares medians of the same run: only
+    /// those are comparable. Prints one line per target; writes every figure and a table below
+    /// `target/bench`. Do nothing else on the machine meanwhile. Takes about four minutes a round with
+    /// peers. `BIN` names a folder with the peers' programs already built, `ETCD35` an etcd. See
+    /// docs/benchmarks.md.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench --peers ../peers\n  cargo xtask bench --only store\n  cargo xtask bench --curves --rounds 1"
+    )]
+    Bench(bench::Plan),
     /// Kill stores and servers at moments of chance, and look for what they had told.
     ///
     /// Runs the crash campaigns in release, one seed after the other, until the time is up. Each says
@@ -75,6 +87,7 @@ fn main() -> ExitCode {
         Command::Verify => verify::verify(),
         Command::Tidy => tidy::tidy(),
         Command::Test { rest } => test_run::test(&rest),
+        Command::Bench(plan) => bench::bench(&plan),
         Command::Campaign(plan) => campaign::campaign(plan),
         Command::Fix => fix::fix(),
     };
