@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// The node that agent `n` is of.
 pub(crate) fn node_name(n: usize) -> String {
@@ -119,6 +120,8 @@ pub(crate) struct Run {
     /// Most times that one agent was refused.
     pub(crate) most_refused: AtomicUsize,
     pub(crate) wait_ms: u64,
+    /// Told of every body.
+    pub(crate) arrived: Notify,
 }
 
 impl Run {
@@ -132,6 +135,7 @@ impl Run {
             refused: AtomicUsize::new(0),
             most_refused: AtomicUsize::new(0),
             wait_ms: u64::try_from(wait.as_millis()).unwrap(),
+            arrived: Notify::new(),
         })
     }
 
@@ -239,6 +243,7 @@ impl Agent {
                 self.has = Some((version, digest.to_owned()));
                 run.last_body_us.fetch_max(run.now_us(), Ordering::SeqCst);
                 run.bodies.fetch_add(1, Ordering::SeqCst);
+                run.arrived.notify_one();
             },
             (Some(version), None, Some(has)) => has.0 = version,
             _ => {},
