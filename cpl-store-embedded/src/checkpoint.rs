@@ -5,6 +5,8 @@
 //! trims the records that are through, and notes how far it came, all in one commit: whatever happens
 //! between two steps, the mark says where to go on.
 
+use std::collections::BTreeMap;
+
 use cpl_core::store::{Error, Event, Kind, Revision};
 use redb::{ReadableTable as _, WriteTransaction};
 
@@ -12,13 +14,18 @@ use crate::disk::{KEYS, LOG, MARK, OUTCOMES, put_fact};
 use crate::engine::{Engine, KeptItem};
 use crate::format::{Mark, encode_entry, encode_recorded};
 
-/// What one step does at most, so that a write never waits long behind one.
+/// What one step does at most for a lone caller, so that a write never waits long behind one.
 const STEP_CHANGES: usize = 1_000;
 const STEP_BYTES: usize = 1 << 20;
+/// Under load a step is as many times larger as the last commit had this many requests, up to a bound: it
+/// rewrites most leaf pages of the key table whether it changes a thousand keys or five thousand, so a few
+/// large steps cost a fraction of many small ones.
+const STEP_PER_REQUESTS: usize = 8;
+const STEP_TIMES: usize = 8;
 const STEP_EXPIRED: usize = 1_000;
 /// Auto-compaction waits until a log is over its measure by one part of this many, so that it works
 /// in strides and not with every commit.
-const SLACK: u64 = 4;
+const SLACK: u64 = 2;
 
 /// Rows that a step writes.
 #[derive(Debug)]
@@ -26,8 +33,8 @@ struct Step {
     mark: Mark,
     /// Records that end inside this step.
     trimmed: u64,
-    /// What to write, or to remove where the row is `None`; in order, since a key may come twice.
-    keys: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// What to write, or to remove where the row is `None`: of each key the last change.
+    keys: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     outcomes: Vec<(u128, Vec<u8>)>,
     bytes: usize,
 }
@@ -126,17 +133,19 @@ impl Engine {
 
     /// As many of the next items as are compacted and fit into a step, and at least one.
     fn plan(&self) -> Step {
+        let times = (self.last_batch / STEP_PER_REQUESTS).clamp(1, STEP_TIMES);
         let mut step = Step {
             mark: self.mark,
             trimmed: 0,
-            keys: Vec::new(),
+            keys: BTreeMap::new(),
             outcomes: Vec::new(),
             bytes: 0,
         };
         for kept in &self.records {
             let done = usize::try_from(step.mark.item).unwrap_or(usize::MAX);
             for item in kept.items.iter().skip(done) {
-                let full = step.bytes > STEP_BYTES || step.keys.len() > STEP_CHANGES;
+                let full =
+                    step.bytes > STEP_BYTES * times || step.keys.len() > STEP_CHANGES * times;
                 if full || item.revision > self.mark.compacted {
                     return step;
                 }
@@ -166,7 +175,7 @@ impl Engine {
                 Event::Delete { key, .. } => (key, None),
             };
             step.bytes += key.as_bytes().len() + row.as_ref().map_or(0, Vec::len);
-            step.keys.push((key.as_bytes().to_vec(), row));
+            step.keys.insert(key.as_bytes().to_vec(), row);
         }
         step.mark.applied = item.revision;
         step.mark.item += 1;

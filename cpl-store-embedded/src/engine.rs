@@ -48,6 +48,8 @@ pub(crate) struct Engine {
     /// Log records that are not trimmed, oldest first; the first has the sequence `mark.record`.
     pub(crate) records: VecDeque<Kept>,
     pub(crate) log_bytes: u64,
+    /// Requests of the last commit: how busy it is.
+    pub(crate) last_batch: usize,
     /// Ids whose rows the next checkpoint step removes.
     pub(crate) expired: Vec<TxnId>,
     poison: Option<Poison>,
@@ -113,6 +115,7 @@ impl Engine {
             mark,
             records: VecDeque::new(),
             log_bytes: 0,
+            last_batch: 0,
             expired: Vec::new(),
             poison: None,
         }
@@ -135,6 +138,7 @@ impl Engine {
         if let Some(poison) = &self.poison {
             return requests.iter().map(|_| Err(poison.error())).collect();
         }
+        self.last_batch = requests.len();
         let now = self.clock.wall();
         let (answers, items) = self.evaluate(requests, now);
         if items.is_empty() {
