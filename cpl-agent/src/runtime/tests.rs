@@ -196,7 +196,7 @@ fn configuration(objects: &[(&str, u64, &str)]) -> Configuration {
             },
             uid: Uid(7),
             generation: Generation(*generation),
-            body: json!(body),
+            body: json!(body).into(),
         })
         .collect();
     objects.sort_by(|a, b| a.object.cmp(&b.object));
@@ -261,7 +261,7 @@ fn faults(configuration: &Configuration, stage: Stage) -> Vec<Rejection> {
     configuration
         .objects
         .iter()
-        .filter(|o| o.body == json!(word))
+        .filter(|o| *o.body == json!(word))
         .map(|o| reject(Some(o.object.clone())))
         .chain(whole.then(|| reject(None)))
         .collect()

@@ -16,8 +16,8 @@ mod service;
 mod tests;
 
 pub use self::model::{
-    ConfigObject, Configuration, DataPlaneState, Delivered, Fact, Facts, Hold, Input, LogEntry,
-    Rendered, RenderedRecord, Report, Stage, StatusRecord, SyncAnswer, SyncCall, System,
+    Body, ConfigObject, Configuration, DataPlaneState, Delivered, Fact, Facts, Hold, Input,
+    LogEntry, Rendered, RenderedRecord, Report, Stage, StatusRecord, SyncAnswer, SyncCall, System,
 };
 pub use self::repo::{
     LOG, RENDERED, REPORT, STATUS, companions, keys, log_key, rendered_key, report_key,

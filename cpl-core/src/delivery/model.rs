@@ -1,9 +1,11 @@
 //! A node's configuration and what the node says of it.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Formatter};
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -24,7 +26,60 @@ pub struct ConfigObject {
     /// The generation of its spec that the body was rendered from.
     pub generation: Generation,
     /// What the driver of the system understands.
-    pub body: Value,
+    pub body: Body,
+}
+
+/// A JSON value that many configurations share, with its text: what a thousand nodes serve is written and
+/// hashed for each of them, and made once.
+#[derive(Clone)]
+pub struct Body(Arc<(Value, String)>);
+
+impl Body {
+    /// Its text: members of objects in the order of their names.
+    fn text(&self) -> &str {
+        &self.0.1
+    }
+}
+
+impl From<Value> for Body {
+    fn from(value: Value) -> Self {
+        let text = value.to_string();
+        Self(Arc::new((value, text)))
+    }
+}
+
+impl Deref for Body {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.0.0
+    }
+}
+
+impl Debug for Body {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.text() == other.text()
+    }
+}
+
+impl Eq for Body {}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Value::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::from)
+    }
 }
 
 /// Everything that one node must run. Rendered purely; equal content has an equal [`digest`].
@@ -71,7 +126,7 @@ impl Configuration {
             add(&object.kind);
             add(&object.name);
             add(&uid.to_string());
-            add(&body.to_string());
+            add(body.text());
         }
         hex::encode(hasher.finalize())
     }

@@ -65,7 +65,7 @@ fn configuration(attempt: u64, generation: u64, body: u64) -> Configuration {
         object,
         uid: Uid(1),
         generation,
-        body: json!({"b": body, "a": 1}),
+        body: json!({"b": body, "a": 1}).into(),
     };
     let (system, node) = ("lb".to_owned(), json!({}));
     Configuration {

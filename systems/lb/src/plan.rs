@@ -1,8 +1,10 @@
 //! What one node must run: rendered purely from its spec and the target groups that it serves.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cpl_core::delivery::{ConfigObject, Configuration, Input, Rendered, System};
+use cpl_core::delivery::{Body, ConfigObject, Configuration, Input, Rendered, System};
 use cpl_core::ids::{ObjectRef, Uid};
 use cpl_core::spec::{Object, Parts, View};
 use cpl_core::version::Generation;
@@ -15,6 +17,8 @@ use crate::spec::{Bgp, Endpoint, NodeSpec, TargetGroupSpec};
 pub const SYSTEM: &str = "lb";
 /// The format of the bodies.
 pub const SCHEMA: u32 = 1;
+/// Most bodies that are kept; beyond it they are made anew.
+const MOST_BODIES: usize = 20_000;
 /// The kind of a target group.
 pub const TARGET_GROUP: &str = "TargetGroup";
 /// The kind of a node.
@@ -104,8 +108,37 @@ pub fn endpoints(object: &Object) -> Vec<Endpoint> {
 }
 
 /// The fleet, as the core sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Fleet;
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// The body of each target group as it was rendered last, with the object that it was made from: while
+    /// that one is held, no other can have its address.
+    bodies: Mutex<BTreeMap<Uid, Made>>,
+}
+
+/// A body, and what it was made from.
+type Made = (Arc<Object>, Option<Body>);
+
+impl Fleet {
+    /// The body of a target group, made once for all nodes that serve it; `None` when its spec is not
+    /// readable.
+    fn body(&self, object: &Arc<Object>) -> Option<Body> {
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        match bodies.get(&object.meta.uid) {
+            Some((known, body)) if Arc::ptr_eq(known, object) => body.clone(),
+            Some(_) | None => {
+                let body = targetgroup_spec(object).map(|spec| {
+                    let endpoints = endpoints(object);
+                    body(TargetGroupBody { spec, endpoints })
+                });
+                if bodies.len() >= MOST_BODIES {
+                    bodies.clear();
+                }
+                bodies.insert(object.meta.uid, (Arc::clone(object), body.clone()));
+                body
+            },
+        }
+    }
+}
 
 impl System for Fleet {
     fn node_kind(&self) -> &'static str {
@@ -118,25 +151,15 @@ impl System for Fleet {
         let objects: Vec<_> = assigned
             .filter_map(|name| view.get(TARGET_GROUP, name))
             .collect();
-        let targetgroups: Vec<TargetGroup> = objects
-            .iter()
-            .filter_map(|object| {
-                let spec = targetgroup_spec(object)?;
-                Some(TargetGroup {
-                    name: object.name.clone(),
-                    uid: object.meta.uid,
-                    generation: object.meta.generation,
-                    body: TargetGroupBody {
-                        spec,
-                        endpoints: endpoints(object),
-                    },
-                })
-            })
-            .collect();
+        let rendered = objects.iter().filter_map(|object| {
+            let of = (object.name.clone(), object.meta.uid, object.meta.generation);
+            Some(config_object(of, self.body(object)?))
+        });
+        let rendered = rendered.collect();
         let inputs = objects.iter().map(|object| Input::of(object));
         let newest = inputs.chain([Input::of(node)]).max()?;
         Some(Rendered {
-            configuration: render(&spec, &targetgroups),
+            configuration: configuration(&spec, rendered),
             newest,
         })
     }
@@ -156,28 +179,37 @@ impl System for Fleet {
 /// Renders what a node must run. Only the target groups that it is assigned to go in, whichever are
 /// given; one that is assigned and not given does not exist, and is left out.
 pub fn render(spec: &NodeSpec, targetgroups: &[TargetGroup]) -> Configuration {
+    let assigned = targetgroups
+        .iter()
+        .filter(|tg| spec.assigned_targetgroups.contains(&tg.name));
+    let objects = assigned.map(|tg| {
+        let of = (tg.name.clone(), tg.uid, tg.generation);
+        config_object(of, body(tg.body.clone()))
+    });
+    configuration(spec, objects.collect())
+}
+
+fn body(mut body: TargetGroupBody) -> Body {
+    body.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+    Body::from(json(&body))
+}
+
+fn config_object((name, uid, generation): (String, Uid, Generation), body: Body) -> ConfigObject {
+    let kind = TARGET_GROUP.to_owned();
+    ConfigObject {
+        object: ObjectRef { kind, name },
+        uid,
+        generation,
+        body,
+    }
+}
+
+fn configuration(spec: &NodeSpec, mut objects: Vec<ConfigObject>) -> Configuration {
     let node = NodePart {
         listen_addresses: spec.listen_addresses.clone(),
         drained: spec.drained,
         bgp: spec.bgp.clone(),
     };
-    let mut objects: Vec<ConfigObject> = targetgroups
-        .iter()
-        .filter(|tg| spec.assigned_targetgroups.contains(&tg.name))
-        .map(|tg| {
-            let mut body = tg.body.clone();
-            body.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
-            ConfigObject {
-                object: ObjectRef {
-                    kind: TARGET_GROUP.to_owned(),
-                    name: tg.name.clone(),
-                },
-                uid: tg.uid,
-                generation: tg.generation,
-                body: json(&body),
-            }
-        })
-        .collect();
     objects.sort_by(|a, b| a.object.cmp(&b.object));
     Configuration {
         system: SYSTEM.to_owned(),
@@ -241,7 +273,7 @@ fn read_object(object: &ConfigObject) -> Result<TargetGroup, String> {
     if kind != TARGET_GROUP {
         return Err(format!("unknown kind {kind}"));
     }
-    let body = TargetGroupBody::deserialize(&object.body).map_err(|e| e.to_string())?;
+    let body = TargetGroupBody::deserialize(&*object.body).map_err(|e| e.to_string())?;
     Ok(TargetGroup {
         name: name.clone(),
         uid: object.uid,

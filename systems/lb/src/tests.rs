@@ -72,7 +72,9 @@ fn world(manifests: &[Value]) -> Objects {
 fn digest(objects: &Objects, name: &str) -> String {
     let nothing = BTreeMap::new();
     let object = &objects[&(NODE, name.to_owned())];
-    let rendered = Fleet.render(object, &View::new(objects, &nothing)).unwrap();
+    let rendered = Fleet::default()
+        .render(object, &View::new(objects, &nothing))
+        .unwrap();
     rendered.configuration.digest()
 }
 
@@ -109,7 +111,7 @@ fn only_nodes_that_serve_a_target_group_are_affected_by_it() {
     let nothing = BTreeMap::new();
     let view = View::new(&objects, &nothing);
     let changed = |kind: &str, name: &str| {
-        Fleet.affected(
+        Fleet::default().affected(
             &ObjectRef {
                 kind: kind.to_owned(),
                 name: name.to_owned(),
@@ -237,7 +239,7 @@ proptest! {
         let objects = world(&[web.clone(), node("node-1", &["web"])]);
         let nothing = BTreeMap::new();
         let object = &objects[&(NODE, "node-1".to_owned())];
-        let rendered = Fleet.render(object, &View::new(&objects, &nothing)).unwrap();
+        let rendered = Fleet::default().render(object, &View::new(&objects, &nothing)).unwrap();
         let config = read(&rendered.configuration).unwrap();
         let body = &config.targetgroups[0].body;
         prop_assert_eq!(body.spec.port, port);
