@@ -15,13 +15,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 20_000;
+/// Connections that wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 16_384;
 /// How long a client may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(20);
 /// Largest head of a request.
@@ -59,15 +61,28 @@ pub(crate) fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// Listens with room for a fleet that comes back at once: a connection that finds no room is tried again
+/// by its own system after one second, three, seven, and so on.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As the standard library does: the port of a server that has just ended can be bound.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Listener {
     /// Binds an address.
-    pub(crate) async fn bind(
+    pub(crate) fn bind(
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         Ok(Self {
-            tcp: TcpListener::bind(address).await?,
+            tcp: listen(address)?,
             tls,
             clock,
         })

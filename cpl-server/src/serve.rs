@@ -51,12 +51,10 @@ impl Server {
         };
         // Bound first: a port that is taken must not cost a takeover of the store.
         let clock = Arc::clone(&host.clock);
-        let listener = Listener::bind(config.listen, acceptor, clock)
-            .await
-            .map_err(|error| {
-                let what = format!("{} cannot be listened on: {error}", config.listen);
-                Failure::new(Exit::Failed, what)
-            })?;
+        let listener = Listener::bind(config.listen, acceptor, clock).map_err(|error| {
+            let what = format!("{} cannot be listened on: {error}", config.listen);
+            Failure::new(Exit::Failed, what)
+        })?;
         let address = listener.tcp.local_addr().map_err(|error| {
             Failure::new(
                 Exit::Failed,

@@ -21,7 +21,7 @@ pub fn kinds() -> Kinds {
 
 /// The system whose nodes are served.
 pub fn system() -> Arc<dyn cpl_core::delivery::System> {
-    Arc::new(Fleet)
+    Arc::new(Fleet::default())
 }
 
 /// The one table of keys.

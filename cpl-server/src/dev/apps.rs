@@ -24,7 +24,7 @@ pub(super) struct Apps {
 }
 
 /// Starts them all.
-pub(super) async fn start(host: &Host) -> Result<Apps, Failure> {
+pub(super) fn start(host: &Host) -> Result<Apps, Failure> {
     let (stop, stopped) = watch::channel(false);
     let mut serving = Vec::new();
     for (number, ip) in APPS.iter().enumerate() {
@@ -34,7 +34,7 @@ pub(super) async fn start(host: &Host) -> Result<Apps, Failure> {
         };
         let ip = ip.parse().map_err(|error| wrong(&error))?;
         let address = SocketAddr::new(ip, APP_PORT);
-        let listener = Listener::bind(address, None, Arc::clone(&host.clock)).await;
+        let listener = Listener::bind(address, None, Arc::clone(&host.clock));
         let hello = format!("hello from app-{} at {address}\n", number + 1);
         let router = Router::new().fallback(any(move || std::future::ready(hello.clone())));
         let listener = listener.map_err(|error| wrong(&error))?;

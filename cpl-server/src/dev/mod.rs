@@ -55,7 +55,7 @@ async fn dev(args: &DevArgs, driver: DriverName, out: &mut Output) -> Outcome {
     let host = Host::new();
     let server = start_server(args.listen, &dir, &host, out).await?;
     let client = client(&server, &host)?;
-    let apps = apps::start(&host).await?;
+    let apps = apps::start(&host)?;
     let manifest = dir.join("web.yaml");
     apply_demo(&client, &manifest, args.nodes, out).await?;
     let mut fleet = Fleet::start(&dir, &server.url(), args.nodes, driver, &client).await?;
