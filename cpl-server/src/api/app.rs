@@ -17,6 +17,7 @@ use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::watch::Told;
 use super::who::Who;
 use crate::plane::Plane;
 use crate::wiring;
@@ -31,6 +32,7 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) system: Arc<dyn System>,
+    pub(crate) told: Arc<Told>,
 }
 
 impl App {
@@ -42,6 +44,7 @@ impl App {
             metrics: Arc::new(Metrics::new()),
             limits,
             system: wiring::system(),
+            told: Arc::default(),
         }
     }
 }

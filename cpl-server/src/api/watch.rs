@@ -1,8 +1,10 @@
 //! `GET /v1/watch`: changes of objects as server-sent events, each with the cursor to resume after.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -10,8 +12,9 @@ use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use cpl_api::object::WatchEvent;
 use cpl_core::access::Need;
+use cpl_core::clock::Monotonic;
 use cpl_core::error::Error;
-use cpl_core::store::{Cursor, Range, WatchItem};
+use cpl_core::store::{Cursor, Key, Range, Revision, WatchItem};
 use cpl_core::txn::ROOT;
 use futures::{Stream, StreamExt, stream};
 
@@ -23,6 +26,11 @@ use super::who::Who;
 
 /// Where clients say what they saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
+
+/// How often a watcher's cursor follows revisions that do not concern it.
+const BOOKMARKS: Duration = Duration::from_secs(1);
+/// Revisions whose changes are kept as text: those that watchers who keep up are at.
+const TOLD: usize = 64;
 
 type Events = Pin<Box<dyn Stream<Item = Result<SseEvent, Infallible>> + Send>>;
 
@@ -54,28 +62,36 @@ pub(super) async fn watch(
     let range = Range::prefix(ROOT).map_err(wrong)?;
     let items = app.plane.store.watch(range, after).await.map_err(wrong)?;
     let first = stream::iter([Ok(event(&WatchEvent::Bookmark, &after))]);
-    let follower = Follower { app, kind };
-    let rest = items
-        .take_while(|item| futures::future::ready(!matches!(item, WatchItem::End(_))))
-        .then(move |item| {
-            let follower = follower.clone();
-            async move { follower.events(item).await }
-        })
-        .flat_map(|events| stream::iter(events.into_iter().map(Ok)));
+    let follower = Follower {
+        moved: app.plane.host.clock.monotonic(),
+        app,
+        kind,
+    };
+    let rest = stream::unfold((items, follower), |(mut items, mut follower)| async move {
+        match items.next().await? {
+            WatchItem::End(_) => None,
+            item => {
+                let events = follower.events(item).await;
+                Some((stream::iter(events.into_iter().map(Ok)), (items, follower)))
+            },
+        }
+    });
+    let rest = rest.flatten();
     let events: Events = Box::pin(first.chain(rest));
     Ok(Sse::new(events)
         .keep_alive(KeepAlive::default())
         .into_response())
 }
 
-#[derive(Clone)]
 struct Follower {
     app: App,
     kind: Option<&'static str>,
+    /// When the client's cursor moved last.
+    moved: Monotonic,
 }
 
 impl Follower {
-    async fn events(&self, item: WatchItem) -> Vec<SseEvent> {
+    async fn events(&mut self, item: WatchItem) -> Vec<SseEvent> {
         let (at, keys) = match item {
             WatchItem::Events { at, events } => (
                 at,
@@ -88,34 +104,74 @@ impl Follower {
             WatchItem::Stalled(_) | WatchItem::End(_) => return Vec::new(),
         };
         self.app.plane.cache.wait_for(at.revision).await;
-        let lens = Lens::of(&self.app);
-        let mut changes = self.app.plane.cache.read(|snapshot| {
-            let touched: BTreeSet<_> = keys
-                .iter()
-                .filter_map(|key| snapshot.index.object_of(key).or_else(|| Lens::node_of(key)))
-                .filter(|(kind, _)| self.kind.is_none_or(|wanted| wanted == *kind))
-                .collect();
-            let changes =
-                touched
-                    .into_iter()
-                    .map(|(kind, name)| match snapshot.index.get(kind, &name) {
-                        Some(object) => WatchEvent::Put {
-                            object: Box::new(lens.object(snapshot, object)),
-                        },
-                        None => WatchEvent::Delete {
-                            kind: kind.to_owned(),
-                            name,
-                        },
-                    });
-            changes.collect::<Vec<_>>()
-        });
+        let (app, kind) = (&self.app, self.kind);
+        let changes = app.told.at(at.revision, kind, || changes(app, kind, &keys));
+        let now = app.plane.host.clock.monotonic();
+        let Some((last, before)) = changes.split_last() else {
+            // Most revisions are of what nobody watches here; the cursor follows them now and then.
+            if now.since(self.moved) < BOOKMARKS {
+                return Vec::new();
+            }
+            self.moved = now;
+            return vec![event(&WatchEvent::Bookmark, &at)];
+        };
+        self.moved = now;
         // Only the last event of a revision carries its cursor: whoever is cut off in between resumes
         // before all of them and misses nothing.
-        let last = changes.pop().unwrap_or(WatchEvent::Bookmark);
-        let events = changes
+        let data = |text: &String| SseEvent::default().data(text);
+        let before = before.iter().map(data);
+        before.chain([data(last).id(at.to_string())]).collect()
+    }
+}
+
+/// The changes of these keys as they are sent.
+fn changes(app: &App, kind: Option<&'static str>, keys: &[Key]) -> Vec<String> {
+    let lens = Lens::of(app);
+    app.plane.cache.read(|snapshot| {
+        let touched: BTreeSet<_> = keys
             .iter()
-            .map(|change| SseEvent::default().data(json(change)));
-        events.chain([event(&last, &at)]).collect()
+            .filter_map(|key| snapshot.index.object_of(key).or_else(|| Lens::node_of(key)))
+            .filter(|(of, _)| kind.is_none_or(|wanted| wanted == *of))
+            .collect();
+        let change = |(kind, name): (&'static str, String)| match snapshot.index.get(kind, &name) {
+            Some(object) => WatchEvent::Put {
+                object: Box::new(lens.object(snapshot, object)),
+            },
+            None => WatchEvent::Delete {
+                kind: kind.to_owned(),
+                name,
+            },
+        };
+        touched.into_iter().map(|one| json(&change(one))).collect()
+    })
+}
+
+/// What was told of the newest revisions, so that a thousand watchers cost one reading of the state and
+/// not a thousand. Who comes later is told what the first one was, which is at least as new as the
+/// revision; a later change has a revision of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<BTreeMap<Place, Arc<[String]>>>);
+
+/// A revision, and the kind that is watched.
+type Place = (Revision, Option<&'static str>);
+
+impl Told {
+    fn at(
+        &self,
+        revision: Revision,
+        kind: Option<&'static str>,
+        changes: impl FnOnce() -> Vec<String>,
+    ) -> Arc<[String]> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = told.get(&(revision, kind)) {
+            return Arc::clone(known);
+        }
+        let fresh: Arc<[String]> = changes().into();
+        told.insert((revision, kind), Arc::clone(&fresh));
+        while told.len() > TOLD {
+            told.pop_first();
+        }
+        fresh
     }
 }
 
