@@ -8,6 +8,7 @@
 
 mod api;
 mod campaign;
+mod delivery;
 mod harness;
 mod live;
 mod streams;
