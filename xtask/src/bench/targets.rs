@@ -240,7 +240,7 @@ pub(crate) const TARGETS: &[Target] = &[
         "change to all durable acknowledgements, NATS KV",
         fanout("all_acked_p50_ms"),
         0.5,
-        figure("fanout.nats", ALL, "all_acked_p50_ms"),
+        figure("fanout.nats_kv", ALL, "all_acked_p50_ms"),
     ),
     at_most(
         "P10c",
@@ -268,7 +268,7 @@ pub(crate) const TARGETS: &[Target] = &[
         "memory per parked agent, NATS",
         fanout("server_kib_per_client"),
         0.5,
-        figure("fanout.nats", ALL, "server_kib_per_client"),
+        figure("fanout.nats_kv", ALL, "server_kib_per_client"),
     ),
     Target {
         id: "P13a",
