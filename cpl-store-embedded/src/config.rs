@@ -5,9 +5,16 @@
 pub struct Config {
     /// Revisions that stay readable and watchable; older ones are compacted by themselves.
     pub log_revisions: u64,
-    /// Bytes of log that stay; reaching this compacts even fewer revisions than `log_revisions`,
-    /// since the log is also held in memory.
+    /// Bytes of history that stay; reaching this compacts even fewer revisions than `log_revisions`,
+    /// since the history is also held in memory.
     pub log_bytes: u64,
+    /// Bytes of compacted log that the file holds before a checkpoint writes what became of it to the
+    /// key table. The more, the more often a key is written once for several changes, and the longer
+    /// an opening replays (about half a second for 64 MiB).
+    pub checkpoint_bytes: u64,
+    /// Rows that one step of a checkpoint writes for a lone caller, who may have to wait for one step;
+    /// under load it writes up to eight times as many.
+    pub checkpoint_rows: usize,
     /// Requests that may wait for the writer; more are refused as overloaded.
     pub queue: usize,
     /// Transaction ids that may be remembered at once, which bounds their memory (about 150 bytes
@@ -33,6 +40,8 @@ impl Default for Config {
         Self {
             log_revisions: 10_000,
             log_bytes: 64 << 20,
+            checkpoint_bytes: 32 << 20,
+            checkpoint_rows: 1_000,
             queue: 1_024,
             outcome_records: 2_000_000,
             writer: Writer::Thread,

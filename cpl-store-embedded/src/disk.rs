@@ -207,7 +207,7 @@ pub(crate) struct Loaded {
     pub(crate) index: Index,
     pub(crate) openings: Vec<OpeningNote>,
     pub(crate) mark: Mark,
-    /// Log records that the key table does not hold yet: what they mean, and their size.
+    /// The log: what its records mean, and their size. The index holds the key table alone.
     pub(crate) records: Vec<(Record, usize)>,
 }
 
@@ -218,10 +218,12 @@ fn load(transaction: &ReadTransaction) -> Result<Loaded, Error> {
         store: label.store,
         incarnation: label.incarnation,
     };
-    let outcomes = Outcomes::load(load_outcomes(transaction)?);
-    let mut index = Index::new(identity, &mark, outcomes);
-    load_keys(transaction, &mark, &mut index)?;
     let records = load_log(transaction, &mark)?;
+    let base = records.first();
+    let base = base.map_or(mark.applied, |(record, _)| record.base);
+    let outcomes = Outcomes::load(load_outcomes(transaction)?);
+    let mut index = Index::new(identity, base, mark.compacted, outcomes);
+    load_keys(transaction, &mark, &mut index)?;
     Ok(Loaded {
         index,
         openings: fact(transaction, OPENINGS)?,
@@ -268,9 +270,9 @@ fn load_keys(transaction: &ReadTransaction, mark: &Mark, index: &mut Index) -> R
         let (value, meta) = decoded.ok_or_else(|| corrupt("a key's row is damaged"))?;
         let key = Key::new(key.to_vec())
             .map_err(|error| corrupt("a key is not one").with_source(error))?;
-        if meta.mod_revision > mark.applied {
+        if meta.mod_revision > mark.compacted {
             return Err(corrupt(format!(
-                "the key {key} is newer than the key table"
+                "the key {key} is newer than the key table may be"
             )));
         }
         index.load(key, value, meta);
@@ -312,7 +314,7 @@ fn load_log(transaction: &ReadTransaction, mark: &Mark) -> Result<Vec<(Record, u
             )));
         }
         expected += 1;
-        head = Some(record.items.last().map_or(record.base, |i| i.revision));
+        head = Some(record.last());
         records.push((record, row.len()));
         Ok(())
     })?;

@@ -15,6 +15,7 @@ use cpl_core::store::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
 use crate::floor::Fault;
@@ -48,6 +49,11 @@ pub(crate) struct Engine {
     /// Log records that are not trimmed, oldest first; the first has the sequence `mark.record`.
     pub(crate) records: VecDeque<Kept>,
     pub(crate) log_bytes: u64,
+    /// How many of those are compacted as a whole, and their bytes.
+    pub(crate) compacted: (usize, u64),
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Records before this one are in the tables, and may be trimmed.
+    pub(crate) trim_to: u64,
     /// Requests of the last commit: how busy it is.
     pub(crate) last_batch: usize,
     /// Ids whose rows the next checkpoint step removes.
@@ -56,29 +62,18 @@ pub(crate) struct Engine {
 }
 
 /// A log record, as far as checkpoints need it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Kept {
     pub(crate) bytes: u64,
-    pub(crate) items: Vec<KeptItem>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KeptItem {
-    pub(crate) revision: Revision,
-    pub(crate) changed: bool,
-    pub(crate) id: Option<TxnId>,
+    /// The newest revision after it.
+    pub(crate) last: Revision,
 }
 
 impl Kept {
     pub(crate) fn new(record: &Record, bytes: usize) -> Self {
-        let items = record.items.iter().map(|item| KeptItem {
-            revision: item.revision,
-            changed: !item.changes.is_empty(),
-            id: item.record.as_ref().map(|(id, _)| *id),
-        });
         Self {
             bytes: bytes as u64,
-            items: items.collect(),
+            last: record.last(),
         }
     }
 }
@@ -115,6 +110,9 @@ impl Engine {
             mark,
             records: VecDeque::new(),
             log_bytes: 0,
+            compacted: (0, 0),
+            checkpoint: None,
+            trim_to: mark.record,
             last_batch: 0,
             expired: Vec::new(),
             poison: None,
@@ -294,6 +292,8 @@ impl Engine {
             )));
         }
         self.mark = replayed.mark;
+        self.checkpoint = None;
+        self.trim_to = self.mark.record;
         self.take_over(replayed.records);
         self.expired.clear();
         self.shared.replace(replayed.index, self.disk.reader());
@@ -304,6 +304,8 @@ impl Engine {
     pub(crate) fn take_over(&mut self, records: Vec<Kept>) {
         self.log_bytes = records.iter().map(|kept| kept.bytes).sum();
         self.records = records.into();
+        self.compacted = (0, 0);
+        self.count_compacted();
     }
 }
 
@@ -328,7 +330,7 @@ pub(crate) struct Replayed {
     pub(crate) records: Vec<Kept>,
 }
 
-/// Replays the log on the key table.
+/// Replays the log on the key table. Rows that are newer than a change of the log stay as they are.
 pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
     let Loaded {
         mut index,
@@ -337,19 +339,21 @@ pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
         records,
     } = loaded;
     let mut kept = Vec::new();
-    for (at, (record, bytes)) in records.into_iter().enumerate() {
+    if index.head > mark.applied {
+        return Err(corrupt("the log does not continue the key table"));
+    }
+    for (record, bytes) in records {
         kept.push(Kept::new(&record, bytes));
-        let done = if at == 0 { mark.item } else { 0 };
-        let done = usize::try_from(done).unwrap_or(usize::MAX);
-        for item in record.items.into_iter().skip(done) {
+        for item in record.items {
             let expected = index.head.0 + u64::from(!item.changes.is_empty());
             if item.revision.0 != expected {
-                return Err(corrupt("the log does not continue the key table"));
+                return Err(corrupt("the log has a hole"));
             }
             index.apply(item);
         }
+        index.prune(usize::MAX);
     }
-    if index.head < mark.compacted {
+    if index.head < mark.compacted || index.head < mark.applied {
         return Err(corrupt("the log ends before what is compacted"));
     }
     index.opened(openings);

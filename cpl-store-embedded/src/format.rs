@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// The format of the file as a whole; a program refuses every other one.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 const CHECKSUM: usize = 8;
 
@@ -39,12 +39,11 @@ pub(crate) struct OpeningNote {
 /// How far the key table has come, and what is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// The key table is the state as of this revision.
+    /// Every change up to here is in the key table. Some rows may be newer, but none is newer than
+    /// what is compacted.
     pub(crate) applied: Revision,
-    /// The log record that is applied next.
+    /// The first record of the log; it begins at `applied` or before.
     pub(crate) record: u64,
-    /// How many items of that record are applied.
-    pub(crate) item: u64,
     /// Everything up to here is compacted.
     pub(crate) compacted: Revision,
     /// Rows of the key table, so that a lost one is noticed.
@@ -56,7 +55,6 @@ impl Mark {
     pub(crate) const EMPTY: Self = Self {
         applied: Revision(0),
         record: 0,
-        item: 0,
         compacted: Revision(0),
         keys: 0,
     };
@@ -91,6 +89,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// The newest revision after it.
+    pub(crate) fn last(&self) -> Revision {
+        self.items.last().map_or(self.base, |item| item.revision)
+    }
+
     pub(crate) fn encode(&self, sequence: u64) -> Vec<u8> {
         let mut out = Writer::default();
         out.number(self.base.0);

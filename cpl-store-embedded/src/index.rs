@@ -4,7 +4,7 @@
 //! The index holds only what is durable. It is changed by [`Index::apply`] alone, from the same items
 //! that the log on disk holds, so that a replay after a crash cannot end elsewhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use cpl_core::store::{
     PageToken, Range, Read, Revision, Timestamp, TxnId, limits,
 };
 
-use crate::format::{Item, Mark, OpeningNote, Recorded};
+use crate::format::{Item, OpeningNote, Recorded};
 
 /// Most log revisions that one look of a watcher passes over while it holds the index.
 const WATCH_STRIDE: usize = 1_024;
@@ -28,9 +28,27 @@ pub(crate) struct Index {
     pub(crate) compacted: Revision,
     /// Nothing up to here is held any more; the log starts after it.
     pruned: Revision,
-    keys: BTreeMap<Key, Vec<Version>>,
+    keys: BTreeMap<Key, Slot>,
     log: VecDeque<Arc<[Event]>>,
     pub(crate) outcomes: Outcomes,
+    /// Counts the checkpoints, so that a key is noted once for each.
+    checkpoint: u64,
+    dirty: Dirty,
+}
+
+/// What the tables of the file do not hold yet.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    pub(crate) keys: BTreeSet<Key>,
+    pub(crate) outcomes: Vec<TxnId>,
+}
+
+/// The versions of one key, oldest first.
+#[derive(Debug, Default)]
+struct Slot {
+    versions: Vec<Version>,
+    /// The checkpoint that it was last noted for.
+    noted: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -52,17 +70,24 @@ pub(crate) enum Pulled {
 }
 
 impl Index {
-    /// The state that the key table holds.
-    pub(crate) fn new(identity: Identity, mark: &Mark, outcomes: Outcomes) -> Self {
+    /// Nothing yet: the rows of the key table are to be loaded, and the log from `base` on applied.
+    pub(crate) fn new(
+        identity: Identity,
+        base: Revision,
+        compacted: Revision,
+        outcomes: Outcomes,
+    ) -> Self {
         Self {
             identity,
             openings: Vec::new(),
-            head: mark.applied,
-            compacted: mark.compacted,
-            pruned: mark.applied,
+            head: base,
+            compacted,
+            pruned: base,
             keys: BTreeMap::new(),
             log: VecDeque::new(),
             outcomes,
+            checkpoint: 1,
+            dirty: Dirty::default(),
         }
     }
 
@@ -71,7 +96,11 @@ impl Index {
             revision: meta.mod_revision,
             live: Some((value, meta)),
         };
-        self.keys.insert(key, vec![version]);
+        let slot = Slot {
+            versions: vec![version],
+            noted: 0,
+        };
+        self.keys.insert(key, slot);
     }
 
     pub(crate) fn openings(&self) -> &[OpeningNote] {
@@ -86,6 +115,7 @@ impl Index {
     pub(crate) fn apply(&mut self, item: Item) {
         if let Some((id, recorded)) = item.record {
             self.outcomes.insert(id, recorded);
+            self.dirty.outcomes.push(id);
         }
         if item.changes.is_empty() {
             return;
@@ -99,8 +129,19 @@ impl Index {
         self.log.push_back(events);
     }
 
+    /// Nothing happens when the key has this revision or a newer one: a checkpoint wrote its row while
+    /// the log went on.
     fn write(&mut self, key: Key, value: Option<Bytes>, revision: Revision) -> Option<Event> {
-        let before = self.meta(&key);
+        let slot = self.keys.entry(key.clone()).or_default();
+        let newest = slot.versions.last();
+        if newest.is_some_and(|newest| newest.revision >= revision) {
+            return None;
+        }
+        let before = newest.and_then(|newest| newest.live.as_ref().map(|(_, meta)| *meta));
+        if slot.noted < self.checkpoint {
+            slot.noted = self.checkpoint;
+            self.dirty.keys.insert(key.clone());
+        }
         let (live, event) = if let Some(value) = value {
             let meta = KeyMeta {
                 create_revision: before.map_or(revision, |meta| meta.create_revision),
@@ -115,25 +156,65 @@ impl Index {
             let previous = before.map(|meta| meta.mod_revision);
             (Some((value, meta)), Event::Put { entry, previous })
         } else {
-            let previous = before?.mod_revision;
-            let key = key.clone();
+            let Some(before) = before else {
+                // It was deleted by the time that a checkpoint came to it.
+                if slot.versions.is_empty() {
+                    self.keys.remove(&key);
+                }
+                return None;
+            };
+            let previous = before.mod_revision;
             (None, Event::Delete { key, previous })
         };
-        let version = Version { revision, live };
-        self.keys.entry(key).or_default().push(version);
+        slot.versions.push(Version { revision, live });
         Some(event)
+    }
+
+    /// Begins a checkpoint: what the tables of the file do not hold yet. What changes from now on
+    /// is noted for the next one.
+    pub(crate) fn begin_checkpoint(&mut self) -> Dirty {
+        self.checkpoint += 1;
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Notes keys for the next checkpoint again, which had changes that this one may not write.
+    pub(crate) fn note_again(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            if let Some(slot) = self.keys.get_mut(&key)
+                && slot.noted < self.checkpoint
+            {
+                slot.noted = self.checkpoint;
+                self.dirty.keys.insert(key);
+            }
+        }
+    }
+
+    /// What the key table should hold of a key: its state as of the compacted revision; and whether
+    /// there are changes after that.
+    pub(crate) fn row(&self, key: &Key) -> (Option<(Bytes, KeyMeta)>, bool) {
+        let Some(Slot { versions, .. }) = self.keys.get(key) else {
+            return (None, false);
+        };
+        let fixed = versions.iter().rev().find(|v| v.revision <= self.compacted);
+        let newer = versions.last().is_some_and(|v| v.revision > self.compacted);
+        (fixed.and_then(|version| version.live.clone()), newer)
+    }
+
+    /// Whether something is compacted that is still held.
+    pub(crate) fn is_prunable(&self) -> bool {
+        self.pruned < self.compacted
     }
 
     /// The metadata of a live key.
     pub(crate) fn meta(&self, key: &Key) -> Option<KeyMeta> {
-        let (_, meta) = self.keys.get(key)?.last()?.live.as_ref()?;
+        let (_, meta) = self.keys.get(key)?.versions.last()?.live.as_ref()?;
         Some(*meta)
     }
 
     pub(crate) fn get(&self, key: &Key) -> Read<Option<Entry>> {
-        let versions = self.keys.get(key);
+        let slot = self.keys.get(key);
         Read {
-            value: versions.and_then(|versions| entry_at(key, versions, self.head)),
+            value: slot.and_then(|slot| entry_at(key, &slot.versions, self.head)),
             at: self.cursor(self.head),
         }
     }
@@ -144,8 +225,8 @@ impl Index {
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         let mut more = false;
-        for (key, versions) in self.remaining(request) {
-            let Some(entry) = entry_at(key, versions, at) else {
+        for (key, slot) in self.remaining(request) {
+            let Some(entry) = entry_at(key, &slot.versions, at) else {
                 continue;
             };
             bytes += key.as_bytes().len() + entry.value.len();
@@ -183,7 +264,7 @@ impl Index {
     fn remaining<'a>(
         &'a self,
         request: &'a ListRequest,
-    ) -> impl Iterator<Item = (&'a Key, &'a Vec<Version>)> {
+    ) -> impl Iterator<Item = (&'a Key, &'a Slot)> {
         let after = request.page.as_ref().map(|token| &token.after);
         let start = match (after, request.range.start()) {
             // A token from elsewhere may name a key before the range.
@@ -261,15 +342,12 @@ impl Index {
         Pulled::Passed
     }
 
-    /// The events of a revision that is still held.
-    pub(crate) fn events(&self, revision: Revision) -> Option<Arc<[Event]>> {
-        let at = revision.0.checked_sub(self.pruned.0 + 1)?;
-        self.log.get(usize::try_from(at).ok()?).map(Arc::clone)
-    }
-
-    /// Drops what only revisions up to `through` can see. `through` must be compacted.
-    pub(crate) fn prune(&mut self, through: Revision) {
-        while self.pruned < through {
+    /// Drops what only compacted revisions can see, of at most so many revisions.
+    pub(crate) fn prune(&mut self, most: usize) {
+        for _ in 0..most {
+            if !self.is_prunable() {
+                return;
+            }
             let Some(events) = self.log.pop_front() else {
                 return;
             };
@@ -281,7 +359,7 @@ impl Index {
     }
 
     fn prune_key(&mut self, key: &Key, through: Revision) {
-        let Some(versions) = self.keys.get_mut(key) else {
+        let Some(Slot { versions, .. }) = self.keys.get_mut(key) else {
             return;
         };
         if let Some(newest) = versions.iter().rposition(|v| v.revision <= through) {

@@ -91,6 +91,7 @@ async fn checkpoints_keep_what_is_live_and_forget_the_rest() {
     let (_dir, path) = place();
     let config = Config {
         log_revisions: 10,
+        checkpoint_bytes: 0,
         ..Config::default()
     };
     let store = open_with(&path, config).unwrap();
@@ -240,6 +241,7 @@ async fn the_log_stays_within_its_measure() {
     let (_dir, path) = place();
     let config = Config {
         log_bytes: 100_000,
+        checkpoint_bytes: 100_000,
         ..Config::default()
     };
     let store = open_with(&path, config).unwrap();
@@ -318,7 +320,7 @@ fn a_file_of_another_format_is_refused_by_its_number() {
     let (_dir, path) = place();
     let draft = disk::Draft::new(&path, 1).unwrap();
     let label = format::Label {
-        format: 2,
+        format: 3,
         store: StoreId(1),
         incarnation: Incarnation(1),
     };
@@ -326,7 +328,7 @@ fn a_file_of_another_format_is_refused_by_its_number() {
     draft.publish().unwrap();
     let error = refused(&path);
     assert_eq!(*error.kind(), Kind::Invalid);
-    assert!(error.to_string().contains("format 2"), "{error}");
+    assert!(error.to_string().contains("format 3"), "{error}");
 }
 
 async fn exported(store: &dyn Store) -> Vec<u8> {

@@ -219,7 +219,6 @@ pub fn import(
     let mark = Mark {
         applied: revision,
         record: 0,
-        item: 0,
         compacted: revision,
         keys: entries,
     };

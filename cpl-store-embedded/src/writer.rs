@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cpl_core::store::{Error, Kind, Revision};
+use cpl_core::store::{Clock, Error, Kind, Monotonic, Revision};
 use tokio::sync::oneshot;
 
 use crate::engine::{Answer, Engine, Request};
@@ -20,6 +20,13 @@ const BATCH_REQUESTS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// Most bytes that wait for the writer.
 const QUEUE_BYTES: usize = 64 << 20;
+
+/// After a commit of several requests, their callers are about to ask again. Starting at once would put
+/// the first of them into a commit of its own and let all others wait twice; so the thread lets them run
+/// until those who waited and those who were answered are there, nobody has come for this long, or this
+/// much time is over, which is a fraction of what a commit takes. Whoever is alone waits for nobody.
+const GATHER_QUIET: Duration = Duration::from_micros(40);
+const GATHER_MOST: Duration = Duration::from_micros(200);
 
 /// How often the thread looks whether the next look at a full disk is due.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -176,6 +183,8 @@ fn serve(engine: &mut Engine, first: Job, jobs: &Receiver<Job>, queued: &AtomicU
     let mut requests = Vec::new();
     let mut answers = Vec::new();
     let mut bytes = 0;
+    let clock = Arc::clone(&engine.clock);
+    let mut gathering = Gathering::start(&*clock, engine.last_batch);
     let mut next = Some(first);
     while let Some(job) = next.take() {
         bytes += job.bytes();
@@ -197,10 +206,57 @@ fn serve(engine: &mut Engine, first: Job, jobs: &Receiver<Job>, queued: &AtomicU
             },
         }
         if requests.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
-            next = jobs.try_recv().ok();
+            next = gathering.next(requests.len(), jobs);
         }
     }
     flush(engine, requests, answers);
+}
+
+/// Waiting a moment for those who were answered last.
+struct Gathering<'a> {
+    clock: &'a dyn Clock,
+    answered: usize,
+    /// How many to wait for, and until when; nothing while jobs are there without waiting.
+    waits: Option<(usize, Monotonic)>,
+    quiet: Monotonic,
+}
+
+impl<'a> Gathering<'a> {
+    fn start(clock: &'a dyn Clock, answered: usize) -> Self {
+        Self {
+            clock,
+            answered,
+            waits: None,
+            quiet: Monotonic::default(),
+        }
+    }
+
+    /// The next job, if one is there or comes soon.
+    fn next(&mut self, gathered: usize, jobs: &Receiver<Job>) -> Option<Job> {
+        loop {
+            let next = jobs.try_recv().ok();
+            if next.is_some() && self.waits.is_none() {
+                return next;
+            }
+            let now = self.clock.monotonic();
+            let (expected, until) = *self.waits.get_or_insert_with(|| {
+                self.quiet = now.plus(GATHER_QUIET);
+                // The first of those who are there may be one of those who were answered.
+                (
+                    gathered.max(gathered + self.answered - 1),
+                    now.plus(GATHER_MOST),
+                )
+            });
+            if next.is_some() {
+                self.quiet = now.plus(GATHER_QUIET);
+                return next;
+            }
+            if gathered >= expected || now >= until || now >= self.quiet {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+    }
 }
 
 fn flush(
@@ -219,12 +275,14 @@ fn flush(
 
 /// Compacts and checkpoints a little; whether more is left to do.
 fn maintain(engine: &mut Engine) -> bool {
-    let mut more = engine.auto_compact().is_ok();
+    // A failure has poisoned the engine, which is told to whoever writes next.
+    let _ = engine.auto_compact();
+    let prunes = engine.prune();
+    let mut steps = true;
     for _ in 0..engine.steps_due() {
-        // A failure has poisoned the engine, which is told to whoever writes next.
-        more = more && engine.step().unwrap_or(false);
+        steps = steps && engine.step().unwrap_or(false);
     }
-    more
+    steps || prunes
 }
 
 /// The caller's own thread. `None` once it is stopped.
@@ -252,7 +310,7 @@ impl Submit for Inline {
         let (answer, pending) = oneshot::channel();
         self.with(|engine| {
             let _ = answer.send(engine.compact(through));
-            while maintain(engine) {}
+            maintain(engine);
         })?;
         Ok(pending)
     }

@@ -48,6 +48,8 @@ const PHASES: [&str; 5] = [
 const CONFIG: Config = Config {
     log_revisions: 40,
     log_bytes: 64 << 20,
+    checkpoint_bytes: 10_000,
+    checkpoint_rows: 7,
     queue: 1_024,
     outcome_records: 2_000_000,
     writer: cpl_store_embedded::Writer::Thread,

@@ -88,6 +88,8 @@ impl Story {
         let config = Config {
             writer: Writer::Inline,
             log_revisions: 10,
+            checkpoint_bytes: 1_000,
+            checkpoint_rows: 3,
             ..Config::default()
         };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;

@@ -185,6 +185,9 @@ fn run(steps: Vec<Step>, writer: Writer) {
         .unwrap();
     let config = Config {
         writer,
+        // Checkpoints all the time, so that replays find their rows in every state.
+        checkpoint_bytes: 0,
+        checkpoint_rows: 2,
         ..Config::default()
     };
     runtime.block_on(check(steps, config));
