@@ -22,6 +22,11 @@ mod store;
 mod streams;
 
 use clap::{Parser, Subcommand};
+use tikv_jemallocator::Jemalloc;
+
+/// The one of `cpl`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Measures CPL; every subcommand prints one JSON line per case on standard output.
 #[derive(Debug, Parser)]
