@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use cpl_core::clock::Clock;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
@@ -90,9 +90,10 @@ impl Listener {
 
     /// Serves until told to stop; then open requests have [`DRAIN`] to end.
     pub(crate) async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
-        let mut builder = Builder::new(TokioExecutor::new());
+        // Not also HTTP/2 by guessing from the first bytes: that takes a buffer of twice the size for each of
+        // thousands of waiting agents.
+        let mut builder = Builder::new();
         builder
-            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .max_buf_size(HEAD_BYTES);
@@ -130,12 +131,12 @@ impl Listener {
                 match handshake(stream, tls, &*clock).await {
                     Some(Either::Plain(stream)) => {
                         let io = TokioIo::new(stream);
-                        let served = builder.serve_connection(io, service).into_owned();
+                        let served = builder.serve_connection(io, service);
                         let _closed = watcher.watch(served).await;
                     },
                     Some(Either::Tls(stream)) => {
                         let io = TokioIo::new(stream);
-                        let served = builder.serve_connection(io, service).into_owned();
+                        let served = builder.serve_connection(io, service);
                         let _closed = watcher.watch(served).await;
                     },
                     None => {},

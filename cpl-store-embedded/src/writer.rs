@@ -148,6 +148,7 @@ impl Drop for Closing {
 fn run(mut engine: Engine, jobs: &Receiver<Job>, queued: &AtomicUsize) {
     let closing = Closing(Arc::clone(&engine.shared));
     let mut busy = true;
+    let mut answered = (0, Monotonic::default());
     loop {
         // While a checkpoint has steps left, new jobs are only looked for, not waited for.
         let job = match jobs.try_recv() {
@@ -155,7 +156,7 @@ fn run(mut engine: Engine, jobs: &Receiver<Job>, queued: &AtomicUsize) {
             looked => looked,
         };
         match job {
-            Ok(job) => serve(&mut engine, job, jobs, queued),
+            Ok(job) => serve(&mut engine, job, (jobs, queued), &mut answered),
             Err(TryRecvError::Empty) => {},
             Err(TryRecvError::Disconnected) => break,
         }
@@ -179,12 +180,17 @@ fn wait(engine: &mut Engine, jobs: &Receiver<Job>) -> Result<Job, TryRecvError> 
 }
 
 /// Serves a job and what has queued behind it: writes together, a compaction on its own.
-fn serve(engine: &mut Engine, first: Job, jobs: &Receiver<Job>, queued: &AtomicUsize) {
+fn serve(
+    engine: &mut Engine,
+    first: Job,
+    (jobs, queued): (&Receiver<Job>, &AtomicUsize),
+    answered: &mut (usize, Monotonic),
+) {
     let mut requests = Vec::new();
     let mut answers = Vec::new();
     let mut bytes = 0;
     let clock = Arc::clone(&engine.clock);
-    let mut gathering = Gathering::start(&*clock, engine.last_batch);
+    let mut gathering = Gathering::start(&*clock, *answered);
     let mut next = Some(first);
     while let Some(job) = next.take() {
         bytes += job.bytes();
@@ -209,12 +215,15 @@ fn serve(engine: &mut Engine, first: Job, jobs: &Receiver<Job>, queued: &AtomicU
             next = gathering.next(requests.len(), jobs);
         }
     }
+    let count = requests.len();
     flush(engine, requests, answers);
+    *answered = (count, clock.monotonic());
 }
 
 /// Waiting a moment for those who were answered last.
 struct Gathering<'a> {
     clock: &'a dyn Clock,
+    /// How many of those are expected.
     answered: usize,
     /// How many to wait for, and until when; nothing while jobs are there without waiting.
     waits: Option<(usize, Monotonic)>,
@@ -222,10 +231,12 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn start(clock: &'a dyn Clock, answered: usize) -> Self {
+    /// With how many were answered last, and when: those who did not come back at once have gone.
+    fn start(clock: &'a dyn Clock, (answered, at): (usize, Monotonic)) -> Self {
+        let recent = clock.monotonic().since(at) < GATHER_MOST;
         Self {
             clock,
-            answered,
+            answered: if recent { answered } else { 0 },
             waits: None,
             quiet: Monotonic::default(),
         }
@@ -243,7 +254,7 @@ impl<'a> Gathering<'a> {
                 self.quiet = now.plus(GATHER_QUIET);
                 // The first of those who are there may be one of those who were answered.
                 (
-                    gathered.max(gathered + self.answered - 1),
+                    gathered + self.answered.saturating_sub(1),
                     now.plus(GATHER_MOST),
                 )
             });

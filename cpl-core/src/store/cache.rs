@@ -197,10 +197,11 @@ impl<I: Index> Cache<I> {
     }
 
     fn announce(&self, changed: Changed) {
-        let revision = changed.revision;
+        // Whoever waits for the revision goes last: the runtime runs the task that was woken last first,
+        // and the steps are what wakes agents.
+        self.reached.send_replace(changed.revision);
         // Nobody listening is no fault.
         let _ = self.feed.send(changed);
-        self.reached.send_replace(revision);
     }
 }
 

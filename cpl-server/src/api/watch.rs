@@ -14,8 +14,9 @@ use cpl_api::object::WatchEvent;
 use cpl_core::access::Need;
 use cpl_core::clock::Monotonic;
 use cpl_core::error::Error;
-use cpl_core::store::{Cursor, Key, Range, Revision, WatchItem};
+use cpl_core::store::{Cursor, Event as StoreEvent, Key, Range, Revision, WatchItem};
 use cpl_core::txn::ROOT;
+use cpl_lb::plan::NODE;
 use futures::{Stream, StreamExt, stream};
 
 use super::app::App;
@@ -43,8 +44,9 @@ pub(super) async fn watch(
     who: Who,
 ) -> Answer<Response> {
     who.must(Need::Read)?;
-    let kind = match query.take("collection") {
-        Some(collection) => Some(app.kind(&collection)?.name()),
+    let collection = query.take("collection");
+    let kind = match &collection {
+        Some(collection) => Some(app.kind(collection)?.name()),
         None => None,
     };
     let last = headers
@@ -59,7 +61,13 @@ pub(super) async fn watch(
         Some(text) => text.parse::<Cursor>().map_err(wrong)?,
         None => app.plane.store.head().await.map_err(wrong)?,
     };
-    let range = Range::prefix(ROOT).map_err(wrong)?;
+    // A node is shown with what is known of it, which is kept elsewhere.
+    let narrow = collection.filter(|_| kind != Some(NODE));
+    let prefix = narrow.map_or_else(
+        || ROOT.to_owned(),
+        |collection| format!("{ROOT}{collection}/"),
+    );
+    let range = Range::prefix(prefix).map_err(wrong)?;
     let items = app.plane.store.watch(range, after).await.map_err(wrong)?;
     let first = stream::iter([Ok(event(&WatchEvent::Bookmark, &after))]);
     let follower = Follower {
@@ -92,20 +100,20 @@ struct Follower {
 
 impl Follower {
     async fn events(&mut self, item: WatchItem) -> Vec<SseEvent> {
-        let (at, keys) = match item {
-            WatchItem::Events { at, events } => (
-                at,
-                events
-                    .iter()
-                    .map(|event| event.key().clone())
-                    .collect::<Vec<_>>(),
-            ),
-            WatchItem::Progress(at) => (at, Vec::new()),
+        let (app, kind) = (&self.app, self.kind);
+        let (at, changes) = match item {
+            WatchItem::Events { at, events } => {
+                app.plane.cache.wait_for(at.revision).await;
+                let keys = || events.iter().map(StoreEvent::key);
+                (
+                    at,
+                    app.told
+                        .at(at.revision, kind, || changes(app, kind, keys())),
+                )
+            },
+            WatchItem::Progress(at) => (at, Arc::default()),
             WatchItem::Stalled(_) | WatchItem::End(_) => return Vec::new(),
         };
-        self.app.plane.cache.wait_for(at.revision).await;
-        let (app, kind) = (&self.app, self.kind);
-        let changes = app.told.at(at.revision, kind, || changes(app, kind, &keys));
         let now = app.plane.host.clock.monotonic();
         let Some((last, before)) = changes.split_last() else {
             // Most revisions are of what nobody watches here; the cursor follows them now and then.
@@ -125,11 +133,14 @@ impl Follower {
 }
 
 /// The changes of these keys as they are sent.
-fn changes(app: &App, kind: Option<&'static str>, keys: &[Key]) -> Vec<String> {
+fn changes<'k>(
+    app: &App,
+    kind: Option<&'static str>,
+    keys: impl Iterator<Item = &'k Key>,
+) -> Vec<String> {
     let lens = Lens::of(app);
     app.plane.cache.read(|snapshot| {
         let touched: BTreeSet<_> = keys
-            .iter()
             .filter_map(|key| snapshot.index.object_of(key).or_else(|| Lens::node_of(key)))
             .filter(|(of, _)| kind.is_none_or(|wanted| wanted == *of))
             .collect();

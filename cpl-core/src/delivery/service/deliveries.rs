@@ -90,7 +90,9 @@ impl Deliveries {
     /// for a process that was superseded, and for a call that comes late; `Exhausted` and
     /// `Unavailable` when its report could not be appended: nothing of it happened then.
     pub async fn sync(&self, call: SyncCall) -> Result<SyncAnswer, Error> {
-        self.admit(&call).await?;
+        // On the heap while they run: the future of an agent that waits has no room for them, ten
+        // thousand times.
+        Box::pin(self.admit(&call)).await?;
         let word = Heard {
             incarnation: call.agent_incarnation,
             sequence: call.sequence,
@@ -99,7 +101,7 @@ impl Deliveries {
             let detail = "a later call of this agent has arrived already";
             return Err(Error::new(Kind::Aborted, "SEQUENCE_STALE", detail));
         }
-        self.append(&call).await?;
+        Box::pin(self.append(&call)).await?;
         let answer = self.answer(&call).await?;
         if let SyncAnswer::Configuration(delivered) = &answer {
             self.note_sent(&call.node, delivered.version);
