@@ -2,22 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
 use cpl_api::object::WatchEvent;
 use cpl_core::access::Need;
 use cpl_core::clock::Monotonic;
 use cpl_core::error::Error;
-use cpl_core::store::{Cursor, Event as StoreEvent, Key, Range, Revision, WatchItem};
+use cpl_core::store::{Cursor, Event, Key, Range, Revision, WatchItem, WatchStream};
 use cpl_core::txn::ROOT;
 use cpl_lb::plan::NODE;
-use futures::{Stream, StreamExt, stream};
+use futures::future::{BoxFuture, Either, select};
+use futures::{StreamExt, stream};
 
 use super::app::App;
 use super::body::Query;
@@ -30,10 +30,10 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 /// How often a watcher's cursor follows revisions that do not concern it.
 const BOOKMARKS: Duration = Duration::from_secs(1);
+/// How long nothing is said before a comment shows that the connection is alive.
+const SILENCE: Duration = Duration::from_secs(15);
 /// Revisions whose changes are kept as text: those that watchers who keep up are at.
 const TOLD: usize = 64;
-
-type Events = Pin<Box<dyn Stream<Item = Result<SseEvent, Infallible>> + Send>>;
 
 /// Follows the changes after a cursor, or after now. Ends when the client is too far behind; it then
 /// resumes after the last cursor, or lists anew when that answers 410.
@@ -69,75 +69,126 @@ pub(super) async fn watch(
     );
     let range = Range::prefix(prefix).map_err(wrong)?;
     let items = app.plane.store.watch(range, after).await.map_err(wrong)?;
-    let first = stream::iter([Ok(event(&WatchEvent::Bookmark, &after))]);
+    let clock = &app.plane.host.clock;
+    let now = clock.monotonic();
     let follower = Follower {
-        moved: app.plane.host.clock.monotonic(),
+        items,
+        pulse: clock.sleep(SILENCE),
+        moved: now,
+        said: now,
         app,
         kind,
     };
-    let rest = stream::unfold((items, follower), |(mut items, mut follower)| async move {
-        match items.next().await? {
-            WatchItem::End(_) => None,
-            item => {
-                let events = follower.events(item).await;
-                Some((stream::iter(events.into_iter().map(Ok)), (items, follower)))
-            },
-        }
-    });
-    let rest = rest.flatten();
-    let events: Events = Box::pin(first.chain(rest));
-    Ok(Sse::new(events)
-        .keep_alive(KeepAlive::default())
-        .into_response())
+    let first = stream::iter([Bytes::from(bookmark(&after))]);
+    let rest = stream::unfold(follower, Follower::next);
+    let body = Body::from_stream(first.chain(rest).map(Ok::<_, Infallible>));
+    let mut response = Response::new(body);
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        let headers = response.headers_mut();
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
 }
 
 struct Follower {
     app: App,
     kind: Option<&'static str>,
+    items: WatchStream,
     /// When the client's cursor moved last.
     moved: Monotonic,
+    /// When anything was said last.
+    said: Monotonic,
+    /// Looks now and then whether that is long ago: a timer that follows every event costs more.
+    pulse: BoxFuture<'static, ()>,
 }
 
 impl Follower {
-    async fn events(&mut self, item: WatchItem) -> Vec<SseEvent> {
+    /// What is sent next; nothing when the watch ended.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        loop {
+            let item = match select(self.items.next(), &mut self.pulse).await {
+                Either::Left((item, _)) => Some(item?),
+                Either::Right(_) => None,
+            };
+            let text = match item {
+                Some(WatchItem::End(_)) => return None,
+                Some(item) => self.tell(item).await,
+                None => self.beat(),
+            };
+            if let Some(text) = text {
+                self.said = self.app.plane.host.clock.monotonic();
+                return Some((text, self));
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Option<Bytes> {
+        let clock = &self.app.plane.host.clock;
+        let now = clock.monotonic();
+        let due = self.said.plus(SILENCE);
+        let is_due = now >= due;
+        self.pulse = clock.sleep_until(if is_due { now.plus(SILENCE) } else { due });
+        is_due.then(|| Bytes::from_static(b":\n\n"))
+    }
+
+    async fn tell(&mut self, item: WatchItem) -> Option<Bytes> {
         let (app, kind) = (&self.app, self.kind);
-        let (at, changes) = match item {
+        let (at, text) = match item {
             WatchItem::Events { at, events } => {
                 app.plane.cache.wait_for(at.revision).await;
-                let keys = || events.iter().map(StoreEvent::key);
-                (
-                    at,
-                    app.told
-                        .at(at.revision, kind, || changes(app, kind, keys())),
-                )
+                let fresh = || text(&changes(app, kind, events.iter().map(Event::key)), &at);
+                (at, app.told.at(at.revision, kind, fresh))
             },
-            WatchItem::Progress(at) => (at, Arc::default()),
-            WatchItem::Stalled(_) | WatchItem::End(_) => return Vec::new(),
+            WatchItem::Progress(at) => (at, Bytes::new()),
+            WatchItem::Stalled(_) | WatchItem::End(_) => return None,
         };
         let now = app.plane.host.clock.monotonic();
-        let Some((last, before)) = changes.split_last() else {
+        if text.is_empty() {
             // Most revisions are of what nobody watches here; the cursor follows them now and then.
             if now.since(self.moved) < BOOKMARKS {
-                return Vec::new();
+                return None;
             }
             self.moved = now;
-            return vec![event(&WatchEvent::Bookmark, &at)];
-        };
+            return Some(bookmark(&at).into());
+        }
         self.moved = now;
-        // Only the last event of a revision carries its cursor: whoever is cut off in between resumes
-        // before all of them and misses nothing.
-        let data = |text: &String| SseEvent::default().data(text);
-        let before = before.iter().map(data);
-        before.chain([data(last).id(at.to_string())]).collect()
+        Some(text)
     }
 }
 
-/// The changes of these keys as they are sent.
+/// The changes of a revision as server-sent events. Only the last one carries the revision's cursor:
+/// whoever is cut off in between resumes before all of them and misses nothing.
+fn text(changes: &[WatchEvent], at: &Cursor) -> Bytes {
+    let mut text = String::new();
+    for (n, change) in changes.iter().enumerate() {
+        if n + 1 == changes.len() {
+            let id = format!("id: {at}\n");
+            text.push_str(&id);
+        }
+        text.push_str(&data(change));
+    }
+    text.into()
+}
+
+fn bookmark(at: &Cursor) -> String {
+    format!("id: {at}\n{}", data(&WatchEvent::Bookmark))
+}
+
+/// JSON has no line breaks, so it is one line of data.
+fn data(event: &WatchEvent) -> String {
+    let json = serde_json::to_string(event).unwrap_or_default();
+    format!("data: {json}\n\n")
+}
+
+/// The changes of these keys, as the objects are now.
 fn changes<'k>(
     app: &App,
     kind: Option<&'static str>,
     keys: impl Iterator<Item = &'k Key>,
-) -> Vec<String> {
+) -> Vec<WatchEvent> {
     let lens = Lens::of(app);
     app.plane.cache.read(|snapshot| {
         let touched: BTreeSet<_> = keys
@@ -153,7 +204,7 @@ fn changes<'k>(
                 name,
             },
         };
-        touched.into_iter().map(|one| json(&change(one))).collect()
+        touched.into_iter().map(change).collect()
     })
 }
 
@@ -161,7 +212,7 @@ fn changes<'k>(
 /// not a thousand. Who comes later is told what the first one was, which is at least as new as the
 /// revision; a later change has a revision of its own.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<BTreeMap<Place, Arc<[String]>>>);
+pub(crate) struct Told(Mutex<BTreeMap<Place, Bytes>>);
 
 /// A revision, and the kind that is watched.
 type Place = (Revision, Option<&'static str>);
@@ -171,25 +222,17 @@ impl Told {
         &self,
         revision: Revision,
         kind: Option<&'static str>,
-        changes: impl FnOnce() -> Vec<String>,
-    ) -> Arc<[String]> {
+        text: impl FnOnce() -> Bytes,
+    ) -> Bytes {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = told.get(&(revision, kind)) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        let fresh: Arc<[String]> = changes().into();
-        told.insert((revision, kind), Arc::clone(&fresh));
+        let fresh = text();
+        told.insert((revision, kind), fresh.clone());
         while told.len() > TOLD {
             told.pop_first();
         }
         fresh
     }
-}
-
-fn event(event: &WatchEvent, at: &Cursor) -> SseEvent {
-    SseEvent::default().id(at.to_string()).data(json(event))
-}
-
-fn json(event: &WatchEvent) -> String {
-    serde_json::to_string(event).unwrap_or_default()
 }
