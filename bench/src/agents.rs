@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The node that agent `n` is of.
 pub(crate) fn node_name(n: usize) -> String {
@@ -122,6 +122,8 @@ pub(crate) struct Run {
     pub(crate) wait_ms: u64,
     /// Told of every body.
     pub(crate) arrived: Notify,
+    /// Whether agents that have no connection may ask for one.
+    pub(crate) gate: watch::Sender<bool>,
 }
 
 impl Run {
@@ -136,6 +138,7 @@ impl Run {
             most_refused: AtomicUsize::new(0),
             wait_ms: u64::try_from(wait.as_millis()).unwrap(),
             arrived: Notify::new(),
+            gate: watch::Sender::new(true),
         })
     }
 
@@ -169,7 +172,14 @@ impl Agent {
     /// Registers, unless it has before, and polls until the connection breaks; then it comes back with
     /// what it has.
     pub(crate) async fn run(&mut self, run: &Run) {
+        let mut gate = run.gate.subscribe();
         loop {
+            if !*gate.borrow_and_update() {
+                let open = gate.wait_for(|open| *open).await.map(|open| *open);
+                open.expect("the run outlives its agents");
+                // As the peers' clients connect: 256 every 5 ms.
+                tokio::time::sleep(Duration::from_millis(self.n as u64 / 256 * 5)).await;
+            }
             if let Ok(mut connection) = Connection::open(&run.address).await {
                 let ended = self.follow(run, &mut connection).await;
                 drop(ended);

@@ -26,7 +26,7 @@ pub(crate) enum Case {
     Fanout(Arguments),
     /// From a change over the API to its arrival at one waiting agent.
     One(Arguments),
-    /// The server is killed and started again, and all agents come back at once.
+    /// The server is killed and started again; once it listens, all agents come back at once.
     Restart(Arguments),
     /// Agents that wait and nothing happens.
     Idle(Arguments),
@@ -293,11 +293,18 @@ async fn restart(arguments: &Arguments) {
     quiet(server.pid()).await;
     run.refused.store(0, Ordering::SeqCst);
     run.most_refused.store(0, Ordering::SeqCst);
+    run.gate.send_replace(false);
     let killed = Instant::now();
     server.again();
     let listening = killed.elapsed();
+    // All at once, within 200 ms: chance, which spreads real agents, must not be needed.
+    run.gate.send_replace(true);
     // They have what there is: every one waits again, and nobody gets a body.
     settled(&run, 0, clients).await;
+    while server.ask("stats")["waiting"].as_u64() < Some(clients as u64) {
+        assert!(killed.elapsed() < PATIENCE, "{}", server.ask("stats"));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let back = killed.elapsed();
     agents.iter().for_each(JoinHandle::abort);
     output::case(

@@ -115,6 +115,7 @@ pub(crate) async fn run(arguments: Arguments) {
             "stats" => say(&json!({
                 "acked": acknowledged.count.load(Ordering::SeqCst),
                 "last_us": acknowledged.last_us.load(Ordering::SeqCst),
+                "waiting": server.plane.deliveries.waiting(),
             })),
             other => panic!("an unknown command: {other}"),
         }

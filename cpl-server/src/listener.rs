@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -35,11 +35,18 @@ const REFUSED: Duration = Duration::from_millis(200);
 /// How long open requests may go on after the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// An address that is taken; whoever connects is refused and tries again soon.
+pub(crate) struct Bound {
+    socket: TcpSocket,
+    tls: Option<TlsAcceptor>,
+    clock: Arc<dyn Clock>,
+}
+
 /// Where connections come from.
 pub(crate) struct Listener {
-    pub(crate) tcp: TcpListener,
-    pub(crate) tls: Option<TlsAcceptor>,
-    pub(crate) clock: Arc<dyn Clock>,
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Reads a certificate chain and its key.
@@ -61,33 +68,39 @@ pub(crate) fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Listens with room for a fleet that comes back at once: a connection that finds no room is tried again
-/// by its own system after one second, three, seven, and so on.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // As the standard library does: the port of a server that has just ended can be bound.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-impl Listener {
+impl Bound {
     /// Binds an address.
     pub(crate) fn bind(
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
-        Ok(Self {
-            tcp: listen(address)?,
-            tls,
-            clock,
-        })
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // As the standard library does: the port of a server that has just ended can be bound.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { socket, tls, clock })
     }
 
+    /// Where it is; says which port it got when any was asked for.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Listens, with room for a fleet that comes back at once. To be called when connections can be
+    /// accepted: one that finds no room is tried again by its own system after one second, three, seven,
+    /// and so on, while one that is refused is told so.
+    pub(crate) fn listen(self) -> io::Result<Listener> {
+        let Self { socket, tls, clock } = self;
+        let tcp = socket.listen(BACKLOG)?;
+        Ok(Listener { tcp, tls, clock })
+    }
+}
+
+impl Listener {
     /// Serves until told to stop; then open requests have [`DRAIN`] to end.
     pub(crate) async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
         // Not also HTTP/2 by guessing from the first bytes: that takes a buffer of twice the size for each of
@@ -100,49 +113,54 @@ impl Listener {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                break;
-            };
-            let accepted = tokio::select! {
-                accepted = self.tcp.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => break,
-                Some(ended) = connections.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "a connection ended badly");
+        let accepting = async {
+            loop {
+                let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                    break;
+                };
+                let accepted = tokio::select! {
+                    accepted = self.tcp.accept() => accepted,
+                    _ = stop.wait_for(|stop| *stop) => break,
+                    Some(ended) = connections.join_next() => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "a connection ended badly");
+                        }
+                        continue;
+                    },
+                };
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "failed to accept a connection");
+                        self.clock.sleep(REFUSED).await;
+                        continue;
+                    },
+                };
+                let (builder, watcher) = (builder.clone(), graceful.watcher());
+                let (router, tls) = (router.clone(), self.tls.clone());
+                let clock = Arc::clone(&self.clock);
+                connections.spawn(async move {
+                    let _permit = permit;
+                    let service = TowerToHyperService::new(router);
+                    match handshake(stream, tls, &*clock).await {
+                        Some(Either::Plain(stream)) => {
+                            let io = TokioIo::new(stream);
+                            let served = builder.serve_connection(io, service);
+                            let _closed = watcher.watch(served).await;
+                        },
+                        Some(Either::Tls(stream)) => {
+                            let io = TokioIo::new(stream);
+                            let served = builder.serve_connection(io, service);
+                            let _closed = watcher.watch(served).await;
+                        },
+                        None => {},
                     }
-                    continue;
-                },
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection");
-                    self.clock.sleep(REFUSED).await;
-                    continue;
-                },
-            };
-            let (builder, watcher) = (builder.clone(), graceful.watcher());
-            let (router, tls) = (router.clone(), self.tls.clone());
-            let clock = Arc::clone(&self.clock);
-            connections.spawn(async move {
-                let _permit = permit;
-                let service = TowerToHyperService::new(router);
-                match handshake(stream, tls, &*clock).await {
-                    Some(Either::Plain(stream)) => {
-                        let io = TokioIo::new(stream);
-                        let served = builder.serve_connection(io, service);
-                        let _closed = watcher.watch(served).await;
-                    },
-                    Some(Either::Tls(stream)) => {
-                        let io = TokioIo::new(stream);
-                        let served = builder.serve_connection(io, service);
-                        let _closed = watcher.watch(served).await;
-                    },
-                    None => {},
-                }
-            });
-        }
+                });
+            }
+        };
+        // Whoever waits to be accepted goes before those who were: the kernel's queue is short, and what does
+        // not fit tries again a second later.
+        unconstrained(accepting).await;
         drop(self.tcp);
         let drained = pin!(graceful.shutdown());
         let _in_time = futures::future::select(drained, self.clock.sleep(DRAIN)).await;

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::api::{App, router};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::serve_config::{LogFormat, ServeConfig};
-use crate::listener::{Listener, tls};
+use crate::listener::{Bound, tls};
 use crate::plane::{Plane, PlaneConfig};
 use crate::wiring;
 
@@ -51,16 +51,12 @@ impl Server {
         };
         // Bound first: a port that is taken must not cost a takeover of the store.
         let clock = Arc::clone(&host.clock);
-        let listener = Listener::bind(config.listen, acceptor, clock).map_err(|error| {
+        let wrong = |error: std::io::Error| {
             let what = format!("{} cannot be listened on: {error}", config.listen);
             Failure::new(Exit::Failed, what)
-        })?;
-        let address = listener.tcp.local_addr().map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("the listener has no address: {error}"),
-            )
-        })?;
+        };
+        let bound = Bound::bind(config.listen, acceptor, clock).map_err(wrong)?;
+        let address = bound.address().map_err(wrong)?;
         let store = {
             let (url, host) = (config.store.clone(), host.clone());
             let opened = tokio::task::spawn_blocking(move || wiring::open(&url, &host)).await;
@@ -73,6 +69,7 @@ impl Server {
             .map_err(|error| failed(&error))?;
         let admin_token = admin_token(&plane, &config.data_dir).await?;
         let (stop, stopped) = watch::channel(false);
+        let listener = bound.listen().map_err(wrong)?;
         let serving = listener.serve(router(App::new(Arc::clone(&plane))), stopped);
         let listening = tokio::spawn(serving);
         let scheme = if config.tls.is_some() {

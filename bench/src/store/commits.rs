@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Watchers of everything, that are awake.
     #[arg(long, default_value_t = 0)]
     watchers: usize,
+    /// Pause of a caller after each answer, in milliseconds: a commit on a machine that was at rest.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
 }
 
 pub(super) async fn run(arguments: &Arguments) {
@@ -50,7 +53,8 @@ pub(super) async fn run(arguments: &Arguments) {
         let until = started + Duration::from_secs_f64(arguments.secs);
         let all = (0..*callers).map(|caller| {
             let (store, keys) = (Arc::clone(&store), arguments.keys / callers);
-            tokio::spawn(async move { call(&*store, caller * keys, keys, until).await })
+            let pause = Duration::from_millis(arguments.pause_ms);
+            tokio::spawn(async move { call(&*store, (caller * keys, keys), until, pause).await })
         });
         let mut latency = Latency::default();
         for one in join_all(all).await {
@@ -61,7 +65,7 @@ pub(super) async fn run(arguments: &Arguments) {
         output::case(
             "store.cas_txn",
             &json!({"callers": callers, "keys": arguments.keys, "watchers": arguments.watchers,
-                    "value": VALUE}),
+                    "value": VALUE, "pause_ms": arguments.pause_ms}),
             &json!({"txn_per_s": rounded(latency.len() as f64 / secs), "p50_ms": latency.ms(0.5),
                     "p99_ms": latency.ms(0.99)}),
         );
@@ -70,7 +74,12 @@ pub(super) async fn run(arguments: &Arguments) {
 }
 
 /// One caller, which knows the revisions of keys of its own.
-async fn call(store: &dyn Store, first: u64, keys: u64, until: Instant) -> Latency {
+async fn call(
+    store: &dyn Store,
+    (first, keys): (u64, u64),
+    until: Instant,
+    pause: Duration,
+) -> Latency {
     let mut latency = Latency::default();
     let mut known: Vec<Option<Revision>> = vec![None; usize::try_from(keys).unwrap()];
     let mut random = 0x9e37_79b9_u64 ^ first;
@@ -102,6 +111,9 @@ async fn call(store: &dyn Store, first: u64, keys: u64, until: Instant) -> Laten
         };
         latency.push(asked.elapsed());
         known[at] = Some(applied.revision);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
     latency
 }

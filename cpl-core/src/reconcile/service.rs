@@ -1,7 +1,9 @@
 //! The loop that runs a controller, and the controller of nodes.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -89,6 +91,9 @@ pub async fn run<C: Controller>(
                     clock.monotonic(),
                 );
             }
+            // Keys with nothing to do wait for nothing: a pass over all of them would keep everybody
+            // else from this thread, at a start of all times, when the whole fleet comes back.
+            give_way().await;
             continue;
         }
         let idle = now.plus(IDLE);
@@ -111,6 +116,19 @@ pub async fn run<C: Controller>(
             Either::Right(_) => {},
         }
     }
+}
+
+/// Lets every other task that is ready run first.
+async fn give_way() {
+    let mut gave = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn add_all<C: Controller>(

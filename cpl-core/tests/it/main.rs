@@ -5,3 +5,4 @@ mod conformance;
 #[cfg(feature = "conformance")]
 mod faulty;
 mod lease;
+mod reconcile;

@@ -36,6 +36,7 @@ pub struct Metrics {
     objects: Gauge,
     nodes: Family<NodeLabels, Gauge>,
     takes_writes: Gauge,
+    agents_waiting: Gauge,
 }
 
 /// What the control plane is in, at the moment of a scrape.
@@ -45,6 +46,7 @@ pub(super) struct Reading {
     pub(super) objects: usize,
     pub(super) nodes: Vec<(&'static str, usize)>,
     pub(super) takes_writes: bool,
+    pub(super) agents_waiting: usize,
 }
 
 impl Metrics {
@@ -81,6 +83,12 @@ impl Metrics {
             "1, or 0 while the store refuses writes",
             Clone::clone(&takes_writes),
         );
+        let agents_waiting = Gauge::default();
+        registry.register(
+            "agents_waiting",
+            "Agents that wait at this server for something to do",
+            Clone::clone(&agents_waiting),
+        );
         Self {
             registry,
             requests,
@@ -89,6 +97,7 @@ impl Metrics {
             objects,
             nodes,
             takes_writes,
+            agents_waiting,
         }
     }
 
@@ -111,6 +120,7 @@ impl Metrics {
             .set(i64::try_from(reading.version).unwrap_or(i64::MAX));
         self.objects.set(gauge(reading.objects));
         self.takes_writes.set(i64::from(reading.takes_writes));
+        self.agents_waiting.set(gauge(reading.agents_waiting));
         for (convergence, number) in &reading.nodes {
             self.nodes
                 .get_or_create(&NodeLabels { convergence })

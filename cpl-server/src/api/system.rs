@@ -68,6 +68,7 @@ pub(super) async fn metrics(State(app): State<App>, who: Who) -> Answer<Response
         let count = |wanted: &Standing| standings.iter().filter(|s| *s == wanted).count();
         Reading {
             takes_writes: app.plane.store.refusal().is_none(),
+            agents_waiting: app.plane.deliveries.waiting(),
             version: snapshot.index.version().0,
             objects: snapshot.index.objects().len(),
             nodes: ALL

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::cli::failure::{Exit, Failure};
-use crate::listener::Listener;
+use crate::listener::Bound;
 
 /// Where the applications listen.
 pub(super) const APPS: [&str; 4] = ["127.0.0.21", "127.0.0.22", "127.0.0.23", "127.0.0.24"];
@@ -34,7 +34,7 @@ pub(super) fn start(host: &Host) -> Result<Apps, Failure> {
         };
         let ip = ip.parse().map_err(|error| wrong(&error))?;
         let address = SocketAddr::new(ip, APP_PORT);
-        let listener = Listener::bind(address, None, Arc::clone(&host.clock));
+        let listener = Bound::bind(address, None, Arc::clone(&host.clock)).and_then(Bound::listen);
         let hello = format!("hello from app-{} at {address}\n", number + 1);
         let router = Router::new().fallback(any(move || std::future::ready(hello.clone())));
         let listener = listener.map_err(|error| wrong(&error))?;

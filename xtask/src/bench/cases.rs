@@ -33,6 +33,10 @@ pub(super) fn cases(peers: Option<&Path>, scratch: &Path) -> Result<Vec<Case>, F
     let ours = |name, words: &str| ours(name, words, scratch);
     let mut all = vec![
         ours("store commits", "store commits --secs 2.5"),
+        ours(
+            "store commits at rest",
+            "store commits --secs 4 --callers 1 --pause-ms 8",
+        ),
         ours("store watches", "store watches --rate 600"),
         ours("fleet streams", "fleet streams"),
         ours("fleet one", "fleet one --clients 1 --rounds 1000"),

@@ -404,6 +404,12 @@ impl Deliveries {
             .await
     }
 
+    /// How many agents wait for something to do, at this moment.
+    pub fn waiting(&self) -> usize {
+        let wakers = self.wakers();
+        wakers.values().map(watch::Sender::receiver_count).sum()
+    }
+
     /// Forgets a node that was removed.
     pub fn forget(&self, node: &str) {
         self.last().remove(node);
