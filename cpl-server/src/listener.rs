@@ -196,3 +196,26 @@ async fn handshake(
         futures::future::Either::Right(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cpl_host::Host;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_comes_too_early_is_refused() {
+        let clock = Host::new().clock;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let bound = Bound::bind(nowhere, None, Arc::clone(&clock)).unwrap();
+        let address = bound.address().unwrap();
+        let early = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::ConnectionRefused);
+
+        let listener = bound.listen().unwrap();
+        TcpStream::connect(address).await.unwrap();
+        let second = Bound::bind(address, None, clock).err().unwrap();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+    }
+}

@@ -17,7 +17,7 @@ use cpl_core::error::{Error, FieldError};
 use cpl_lb::plan::NODE;
 
 use super::app::App;
-use super::body::{Json, Query, name};
+use super::body::{Query, Text, name};
 use super::error::{Answer, ApiError};
 use super::who::Who;
 
@@ -30,15 +30,15 @@ pub(super) async fn verb(
     Path(segment): Path<String>,
     query: Query,
     who: Who,
-    body: Json,
+    body: Text,
 ) -> Answer<Response> {
     query.finish()?;
     let (node, verb) = segment.split_once(':').unwrap_or((segment.as_str(), ""));
     let node = name(node)?;
     match verb {
-        "register" => register(&app, &node, &who, &body).await,
-        "sync" => sync(&app, &node, &who, &body, app.plane.config.agent_wait * 2).await,
-        "heartbeat" => sync(&app, &node, &who, &body, Duration::ZERO).await,
+        "register" => register(&app, &node, &who, body).await,
+        "sync" => sync(&app, &node, &who, body, app.plane.config.agent_wait * 2).await,
+        "heartbeat" => sync(&app, &node, &who, body, Duration::ZERO).await,
         _ => {
             let detail = format!("there is no verb {verb:?} here");
             Err(ApiError::new(Code::NotFound, "VERB_UNKNOWN", detail))
@@ -46,7 +46,7 @@ pub(super) async fn verb(
     }
 }
 
-async fn register(app: &App, node: &str, who: &Who, body: &Json) -> Answer<Response> {
+async fn register(app: &App, node: &str, who: &Who, body: Text) -> Answer<Response> {
     who.must(Need::Register(node))?;
     let request: RegisterRequest = body.read_required()?;
     check_registration(&request)?;
@@ -125,13 +125,7 @@ fn check_registration(request: &RegisterRequest) -> Answer<()> {
     }
 }
 
-async fn sync(
-    app: &App,
-    node: &str,
-    who: &Who,
-    body: &Json,
-    longest: Duration,
-) -> Answer<Response> {
+async fn sync(app: &App, node: &str, who: &Who, body: Text, longest: Duration) -> Answer<Response> {
     who.must(Need::Speak(node))?;
     let request: SyncRequest = body.read_required()?;
     let health_bytes = request.data_plane.health.to_string().len();

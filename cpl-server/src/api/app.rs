@@ -1,5 +1,6 @@
 //! What handlers share: the control plane, and the ways to read and to change it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,27 +26,39 @@ use crate::wiring;
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What handlers share.
+/// What handlers share. Every request is handed several of these, so a copy counts one reference.
 #[derive(Clone, Debug)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+/// What an [`App`] stands for.
+#[derive(Debug)]
+pub struct Shared {
     pub(crate) plane: Arc<Plane>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
     pub(crate) system: Arc<dyn System>,
-    pub(crate) told: Arc<Told>,
+    pub(crate) told: Told,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl App {
     /// The API of a control plane.
     pub fn new(plane: Arc<Plane>) -> Self {
-        let limits = Arc::new(Limits::new(Arc::clone(&plane.host.clock)));
-        Self {
+        let limits = Limits::new(Arc::clone(&plane.host.clock));
+        Self(Arc::new(Shared {
             plane,
-            metrics: Arc::new(Metrics::new()),
+            metrics: Metrics::new(),
             limits,
             system: wiring::system(),
-            told: Arc::default(),
-        }
+            told: Told::default(),
+        }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -35,14 +35,14 @@ fn invalid(reason: &str, detail: impl Into<String>) -> ApiError {
     ApiError::new(Code::InvalidArgument, reason, detail)
 }
 
-/// A JSON body, with what makes repeating the request safe.
+/// A body that is JSON as far as one can see without reading it; empty when there is none.
 #[derive(Debug)]
-pub(super) struct Json {
-    pub(super) value: Value,
-    pub(super) idempotency: Option<Idempotency>,
+pub(super) struct Text {
+    bytes: Bytes,
+    idempotency: Option<Idempotency>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Json {
+impl<S: Send + Sync> FromRequest<S> for Text {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
@@ -53,10 +53,7 @@ impl<S: Send + Sync> FromRequest<S> for Json {
         })?;
         let idempotency = idempotency(&parts, &bytes)?;
         if bytes.is_empty() {
-            return Ok(Self {
-                value: Value::Null,
-                idempotency,
-            });
+            return Ok(Self { bytes, idempotency });
         }
         is_json(&parts.headers)?;
         let text = std::str::from_utf8(&bytes)
@@ -65,8 +62,48 @@ impl<S: Send + Sync> FromRequest<S> for Json {
             let detail = format!("the body is nested deeper than {DEPTH}");
             return Err(invalid("BODY_TOO_DEEP", detail));
         }
-        let value = serde_json::from_str(text)
-            .map_err(|error| invalid("BODY_NOT_JSON", format!("the body is not JSON: {error}")))?;
+        Ok(Self { bytes, idempotency })
+    }
+}
+
+impl Text {
+    /// The body as a type, read at once and then gone: what waits for long holds no body.
+    pub(super) fn read_required<T: DeserializeOwned>(self) -> Answer<T> {
+        let text = if self.bytes.is_empty() {
+            b"null"
+        } else {
+            &self.bytes[..]
+        };
+        serde_json::from_slice(text).map_err(|error| {
+            if error.is_data() {
+                wrong_type(&error)
+            } else {
+                not_json(&error)
+            }
+        })
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    invalid("BODY_NOT_JSON", format!("the body is not JSON: {error}"))
+}
+
+/// A JSON body, with what makes repeating the request safe.
+#[derive(Debug)]
+pub(super) struct Json {
+    pub(super) value: Value,
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Json {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Text { bytes, idempotency } = Text::from_request(request, state).await?;
+        let value = match &bytes[..] {
+            [] => Value::Null,
+            text => serde_json::from_slice(text).map_err(|error| not_json(&error))?,
+        };
         Ok(Self { value, idempotency })
     }
 }
@@ -87,10 +124,12 @@ impl Json {
 }
 
 fn read<T: DeserializeOwned>(value: &Value) -> Answer<T> {
-    T::deserialize(value).map_err(|error| {
-        let detail = error.to_string();
-        ApiError::invalid(vec![FieldError::new("", "BODY_INVALID", detail)])
-    })
+    T::deserialize(value).map_err(|error| wrong_type(&error))
+}
+
+fn wrong_type(error: &serde_json::Error) -> ApiError {
+    let detail = error.to_string();
+    ApiError::invalid(vec![FieldError::new("", "BODY_INVALID", detail)])
 }
 
 fn is_json(headers: &HeaderMap) -> Answer<()> {

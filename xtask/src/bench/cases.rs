@@ -50,7 +50,7 @@ pub(super) fn cases(peers: Option<&Path>, scratch: &Path) -> Result<Vec<Case>, F
         ),
         ours(
             "fleet idle",
-            &format!("fleet idle --clients {CLIENTS} --rounds 30"),
+            &format!("fleet idle --clients {CLIENTS} --rounds 60"),
         ),
     ];
     let Some(peers) = peers else {
