@@ -7,13 +7,11 @@
 //! records that are through are trimmed. Each step is one commit. A crash between two leaves rows that
 //! are newer than the start of the log: a replay passes over the changes that a row has already.
 
-use std::collections::BTreeSet;
-
 use cpl_core::store::{Error, Key, Kind, Revision, TxnId};
 use redb::{ReadableTable as _, WriteTransaction};
 
 use crate::disk::{KEYS, LOG, MARK, OUTCOMES, put_fact};
-use crate::engine::Engine;
+use crate::engine::{Checkpoint, Engine};
 use crate::format::{Mark, encode_entry, encode_recorded};
 use crate::index::Index;
 
@@ -30,18 +28,6 @@ const STEP_PRUNED: usize = 1_024;
 /// Auto-compaction waits until a log is over its measure by one part of this many, so that it works
 /// in strides and not with every commit.
 const SLACK: u64 = 2;
-
-/// What a checkpoint has left to write.
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
-    /// The key table holds all changes up to here once it is through.
-    through: Revision,
-    /// Records before this one are in the tables then.
-    trim_to: u64,
-    keys: BTreeSet<Key>,
-    /// In their order, so that neighbours share pages; written from the end.
-    outcomes: Vec<TxnId>,
-}
 
 /// What a step writes.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //!                                        later: key table <- checkpoint steps -> log trimmed
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use cpl_core::store::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
 use crate::floor::Fault;
@@ -76,6 +75,18 @@ impl Kept {
             last: record.last(),
         }
     }
+}
+
+/// What a checkpoint has left to write.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// The key table holds all changes up to here once it is through.
+    pub(crate) through: Revision,
+    /// Records before this one are in the tables then.
+    pub(crate) trim_to: u64,
+    pub(crate) keys: BTreeSet<Key>,
+    /// In their order, so that neighbours share pages; written from the end.
+    pub(crate) outcomes: Vec<TxnId>,
 }
 
 /// Why nothing is written.

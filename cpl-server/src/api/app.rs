@@ -18,7 +18,7 @@ use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::limits::Limits;
 use super::metrics::Metrics;
-use super::watch::Told;
+use super::told::Told;
 use super::who::Who;
 use crate::plane::Plane;
 use crate::wiring;

@@ -18,6 +18,7 @@ mod objects;
 mod status;
 mod system;
 mod tokens;
+mod told;
 mod watch;
 mod who;
 

@@ -1,8 +1,7 @@
 //! `GET /v1/watch`: changes of objects as server-sent events, each with the cursor to resume after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -13,7 +12,7 @@ use cpl_api::object::WatchEvent;
 use cpl_core::access::Need;
 use cpl_core::clock::Monotonic;
 use cpl_core::error::Error;
-use cpl_core::store::{Cursor, Event, Key, Range, Revision, WatchItem, WatchStream};
+use cpl_core::store::{Cursor, Event, Key, Range, WatchItem, WatchStream};
 use cpl_core::txn::ROOT;
 use cpl_lb::plan::NODE;
 use futures::future::{BoxFuture, Either, select};
@@ -32,8 +31,6 @@ const LAST_EVENT_ID: &str = "last-event-id";
 const BOOKMARKS: Duration = Duration::from_secs(1);
 /// How long nothing is said before a comment shows that the connection is alive.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Revisions whose changes are kept as text: those that watchers who keep up are at.
-const TOLD: usize = 64;
 
 /// Follows the changes after a cursor, or after now. Ends when the client is too far behind; it then
 /// resumes after the last cursor, or lists anew when that answers 410.
@@ -206,33 +203,4 @@ fn changes<'k>(
         };
         touched.into_iter().map(change).collect()
     })
-}
-
-/// What was told of the newest revisions, so that a thousand watchers cost one reading of the state and
-/// not a thousand. Who comes later is told what the first one was, which is at least as new as the
-/// revision; a later change has a revision of its own.
-#[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<BTreeMap<Place, Bytes>>);
-
-/// A revision, and the kind that is watched.
-type Place = (Revision, Option<&'static str>);
-
-impl Told {
-    fn at(
-        &self,
-        revision: Revision,
-        kind: Option<&'static str>,
-        text: impl FnOnce() -> Bytes,
-    ) -> Bytes {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = told.get(&(revision, kind)) {
-            return known.clone();
-        }
-        let fresh = text();
-        told.insert((revision, kind), fresh.clone());
-        while told.len() > TOLD {
-            told.pop_first();
-        }
-        fresh
-    }
 }
