@@ -103,13 +103,16 @@ pub(crate) async fn run(arguments: Arguments) {
             "change" => {
                 weight = weight % 200 + 1;
                 let before = acknowledged.base.elapsed();
-                acknowledged.version.store(u64::MAX, Ordering::SeqCst);
+                // Known before: an agent may acknowledge it before this task goes on.
+                let head = server.plane.cache.read(|snapshot| snapshot.index.version());
+                let next = head.next().0;
                 acknowledged.count.store(0, Ordering::SeqCst);
-                let version = apply(&server.plane, vec![group(weight)]).await;
                 acknowledged
                     .changed_us
                     .store(micros(before), Ordering::SeqCst);
-                acknowledged.version.store(version, Ordering::SeqCst);
+                acknowledged.version.store(next, Ordering::SeqCst);
+                let version = apply(&server.plane, vec![group(weight)]).await;
+                assert_eq!(version, next, "nobody else changes anything");
                 say(&json!({"version": version}));
             },
             "stats" => say(&json!({
