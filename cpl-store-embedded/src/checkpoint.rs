@@ -89,6 +89,8 @@ impl Engine {
 
     /// Compacts by the measure of the configuration, when the log is over it.
     pub(crate) fn auto_compact(&mut self) -> Result<(), Error> {
+        // Rulings have the revision of what was there before, which may be compacted already.
+        self.count_compacted();
         let (revisions, bytes) = (self.config.log_revisions, self.config.log_bytes);
         let head = self.shared.index().head;
         let held = head.0 - self.mark.compacted.0;

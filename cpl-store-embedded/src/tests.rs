@@ -260,6 +260,31 @@ async fn the_log_stays_within_its_measure() {
 }
 
 #[tokio::test]
+async fn rulings_alone_do_not_fill_the_log() {
+    let (_dir, path) = place();
+    let config = Config {
+        checkpoint_bytes: 1_000,
+        ..Config::default()
+    };
+    let store = open_with(&path, config).unwrap();
+    for id in 0..200 {
+        assert_eq!(store.outcome(TxnId(id)).await.unwrap(), Outcome::Void);
+    }
+    store.close().await;
+    drop(store);
+    let left = disk::Disk::open(&path).unwrap().load().unwrap().records;
+    assert!(
+        left.len() < 50,
+        "{} records are left in the log",
+        left.len()
+    );
+    let store = open(&path);
+    for id in 0..200 {
+        assert_eq!(store.outcome(TxnId(id)).await.unwrap(), Outcome::Void);
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_fit_the_queue_is_refused_and_did_not_happen() {
     let (_dir, path) = place();
     let config = Config {
