@@ -69,3 +69,22 @@ fn a_change_that_could_not_be_written_comes_up_again() {
     roll.unwritten(&silent[0]);
     assert_eq!(roll.sweep(at(21).0), silent);
 }
+
+#[test]
+fn a_sweep_that_found_nobody_misses_nobody_later() {
+    let mut roll = Roll::new(GRACE);
+    roll.hear("a", word(1, 1), at(0));
+    roll.hear("b", word(1, 1), at(5));
+    assert_eq!(roll.sweep(at(10).0), []);
+    roll.hear("a", word(1, 2), at(10));
+    assert_eq!(roll.sweep(at(11).0), []);
+    roll.hear("c", word(1, 1), at(12));
+    let silent = |roll: &mut Roll, second| -> Vec<String> {
+        let silent = roll.sweep(at(second).0);
+        silent.into_iter().map(|change| change.node).collect()
+    };
+    assert_eq!(silent(&mut roll, 16), ["b"]);
+    assert_eq!(silent(&mut roll, 21), ["a"]);
+    assert_eq!(silent(&mut roll, 22), [""; 0]);
+    assert_eq!(silent(&mut roll, 23), ["c"]);
+}
