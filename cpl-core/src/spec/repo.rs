@@ -88,6 +88,7 @@ pub struct Catalog {
     counter: Option<KeyMeta>,
     /// Values that could not be read, with the reason: shown, and never taken for absent.
     unreadable: BTreeMap<Key, String>,
+    stamp: u64,
 }
 
 impl Catalog {
@@ -99,7 +100,13 @@ impl Catalog {
             version: ConfigVersion(0),
             counter: None,
             unreadable: BTreeMap::new(),
+            stamp: 0,
         }
+    }
+
+    /// Another number whenever an object or the version may be another; of this process only.
+    pub const fn stamp(&self) -> u64 {
+        self.stamp
     }
 
     /// The kinds that it knows.
@@ -221,14 +228,18 @@ impl Index for Catalog {
                     .collect()
             },
         };
+        let counter = GLOBAL_VERSION.key(&[]);
+        let counted = changed.is_none_or(|keys| keys.contains(counter.key()));
+        if counted || !touched.is_empty() {
+            self.stamp += 1;
+        }
         for (kind, name) in touched {
             match self.read_object(entries, kind, &name) {
                 Some(object) => self.objects.insert((kind, name), Arc::new(object)),
                 None => self.objects.remove(&(kind, name)),
             };
         }
-        let counter = GLOBAL_VERSION.key(&[]);
-        if changed.is_none_or(|keys| keys.contains(counter.key())) {
+        if counted {
             self.read_counter(entries);
         }
     }

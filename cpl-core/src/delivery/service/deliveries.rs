@@ -18,7 +18,7 @@ use crate::delivery::rules::{Advance, Answered, advance, decide, register_again}
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, ObjectRef};
 use crate::spec::Catalog;
-use crate::store::{Cache, Changed, Identity, Snapshot, Store};
+use crate::store::{Cache, Changed, Snapshot, Store};
 use crate::version::ConfigVersion;
 
 /// Lines about what one agent was sent that wait for its report.
@@ -54,6 +54,17 @@ pub struct Deliveries {
     wakers: Mutex<BTreeMap<String, watch::Sender<u64>>>,
     /// What agents were sent, to be noted with their next report, or by itself when none comes.
     sent: Mutex<BTreeMap<String, Vec<LogEntry>>>,
+    /// What each agent was looked at for last: most calls come when nothing has changed since, and those
+    /// render nothing.
+    looked: Mutex<BTreeMap<String, Looked>>,
+}
+
+/// What a node must run, as far as it decides what a call is answered.
+#[derive(Clone, Debug)]
+struct Looked {
+    stamp: u64,
+    digest: String,
+    desired: ConfigVersion,
 }
 
 impl Deliveries {
@@ -65,7 +76,12 @@ impl Deliveries {
             last: Mutex::default(),
             wakers: Mutex::default(),
             sent: Mutex::default(),
+            looked: Mutex::default(),
         }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, BTreeMap<String, Looked>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sent(&self) -> MutexGuard<'_, BTreeMap<String, Vec<LogEntry>>> {
@@ -230,21 +246,34 @@ impl Deliveries {
 
     fn look(&self, call: &SyncCall) -> Result<Option<SyncAnswer>, Error> {
         self.config.cache.read(|snapshot| {
-            let head = snapshot.index.version();
-            let (rendered, desired) = self.render(snapshot, &call.node)?;
-            let digest = rendered.configuration.digest();
-            let identity: Identity = snapshot.at.identity;
-            let now = Advance {
-                incarnation: identity.incarnation,
-                head,
-                digest: &digest,
+            let (head, identity) = (snapshot.index.version(), snapshot.at.identity);
+            let decide = |digest: &str, desired| {
+                let now = Advance {
+                    incarnation: identity.incarnation,
+                    head,
+                    digest,
+                    desired,
+                };
+                decide(&call.facts, &now)
+            };
+            let seen = self.seen(&call.node, snapshot.index.stamp());
+            match seen.map(|seen| decide(&seen.digest, seen.desired)) {
+                Some(Answered::Nothing) => return Ok(None),
+                Some(Answered::Advance) => return Ok(Some(SyncAnswer::Same(Some(head)))),
+                Some(Answered::Configuration) | None => {},
+            }
+            let (Rendered { configuration, .. }, desired) = self.render(snapshot, &call.node)?;
+            let digest = configuration.digest();
+            let looked = Looked {
+                stamp: snapshot.index.stamp(),
+                digest: digest.clone(),
                 desired,
             };
-            Ok(match decide(&call.facts, &now) {
+            self.looked().insert(call.node.clone(), looked);
+            Ok(match decide(&digest, desired) {
                 Answered::Nothing => None,
                 Answered::Advance => Some(SyncAnswer::Same(Some(head))),
                 Answered::Configuration => {
-                    let configuration = rendered.configuration;
                     let delivered = Delivered {
                         identity,
                         version: head,
@@ -255,6 +284,11 @@ impl Deliveries {
                 },
             })
         })
+    }
+
+    fn seen(&self, node: &str, stamp: u64) -> Option<Looked> {
+        let looked = self.looked();
+        looked.get(node).filter(|seen| seen.stamp == stamp).cloned()
     }
 
     /// What a node must run now, under the version of the head.
@@ -414,6 +448,7 @@ impl Deliveries {
     pub fn forget(&self, node: &str) {
         self.last().remove(node);
         self.sent().remove(node);
+        self.looked().remove(node);
         self.config.registry.forget(node);
     }
 }
