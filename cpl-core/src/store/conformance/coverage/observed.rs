@@ -1,7 +1,7 @@
 //! A store that notes what it is asked and what it answers.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -27,6 +27,8 @@ struct Notes {
     coverage: Coverage,
     written: AtomicBool,
     compacted: AtomicBool,
+    /// Commits that were sent and not answered.
+    under_way: AtomicUsize,
     /// Transactions of which nobody knows what became of them.
     unsettled: Mutex<BTreeSet<TxnId>>,
 }
@@ -37,6 +39,7 @@ impl Observed {
             coverage,
             written: AtomicBool::new(false),
             compacted: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
             unsettled: Mutex::default(),
         });
         Self { inner, notes }
@@ -74,7 +77,13 @@ impl Notes {
             Ok(value) => answer(value),
             Err(error) => Answer::Failed(error.class()),
         };
-        for state in states {
+        // A commit of another caller may be in the answer before its own is told: the store was empty when
+        // this call began, and what was answered says nothing of an empty one.
+        let own = matches!(call, Call::Commit | Call::CommitWithId);
+        let under_way = self.under_way.load(Ordering::SeqCst) > 0;
+        let passed = !own && (under_way || !self.states().contains(&State::Empty));
+        let held = |state: &&State| !(passed && **state == State::Empty);
+        for state in states.iter().filter(held) {
             self.coverage.met(call, answer, *state);
         }
         result
@@ -127,6 +136,7 @@ impl Drop for GivenUp<'_> {
             unsettled.unwrap_or_else(PoisonError::into_inner).insert(id);
             self.notes.written.store(true, Ordering::SeqCst);
         }
+        self.notes.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -182,6 +192,7 @@ impl Store for Observed {
             None => Call::Commit,
             Some(_) => Call::CommitWithId,
         };
+        self.notes.under_way.fetch_add(1, Ordering::SeqCst);
         let mut given_up = GivenUp {
             notes: &self.notes,
             id,
