@@ -109,6 +109,8 @@ impl Listener {
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
+            // Answers and events are small: one copy costs less than a list of parts for the kernel.
+            .writev(false)
             .max_buf_size(HEAD_BYTES);
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();

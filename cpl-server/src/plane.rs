@@ -258,9 +258,7 @@ impl Parts<'_> {
             system: Arc::clone(system),
             registry: Arc::clone(registry),
         };
-        let deliveries = Arc::new(Deliveries::new(config, appender));
-        loops.push(spawner.spawn("agent-waker", Box::pin(Arc::clone(&deliveries).pump())));
-        deliveries
+        Deliveries::new(config, appender)
     }
 
     fn controllers(&self, kinds: &Kinds, system: &Arc<dyn System>, loops: &mut Vec<Task>) {

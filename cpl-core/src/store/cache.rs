@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -60,6 +60,14 @@ pub struct Changed {
     pub keys: Option<Arc<[Key]>>,
 }
 
+/// Is told each step by the task that makes it, before that task goes on.
+///
+/// This is one change of tasks less than [`Cache::changes`], for those who only have to wake others.
+pub trait Follower: Send + Sync + Debug {
+    /// The content has changed; the cache can be read. Must be short: the cache waits for it.
+    fn changed(&self, changed: &Changed);
+}
+
 /// A range of the store in memory.
 #[derive(Debug)]
 pub struct Cache<I> {
@@ -69,6 +77,7 @@ pub struct Cache<I> {
     snapshot: RwLock<Snapshot<I>>,
     reached: watch::Sender<Revision>,
     feed: broadcast::Sender<Changed>,
+    followers: RwLock<Vec<Weak<dyn Follower>>>,
 }
 
 impl<I: Index> Cache<I> {
@@ -91,6 +100,7 @@ impl<I: Index> Cache<I> {
             snapshot,
             reached,
             feed,
+            followers: RwLock::default(),
         }))
     }
 
@@ -110,6 +120,14 @@ impl<I: Index> Cache<I> {
     /// The steps from now on. A reader that lags too far gets an error and must look at everything.
     pub fn changes(&self) -> broadcast::Receiver<Changed> {
         self.feed.subscribe()
+    }
+
+    /// Has `follower` told each step from now on, for as long as it lives.
+    pub fn follow(&self, follower: Weak<dyn Follower>) {
+        let followers = self.followers.write();
+        let mut followers = followers.unwrap_or_else(PoisonError::into_inner);
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(follower);
     }
 
     /// Follows the store until dropped. Watches that end are started again where they ended; when that
@@ -197,11 +215,16 @@ impl<I: Index> Cache<I> {
     }
 
     fn announce(&self, changed: Changed) {
-        // Whoever waits for the revision goes last: the runtime runs the task that was woken last first,
-        // and the steps are what wakes agents.
+        // The runtime runs the task that was woken last first: agents and watchers go before controllers,
+        // and those before whoever waits for its own write to be readable.
         self.reached.send_replace(changed.revision);
         // Nobody listening is no fault.
-        let _ = self.feed.send(changed);
+        let _ = self.feed.send(changed.clone());
+        let followers = self.followers.read();
+        let followers = followers.unwrap_or_else(PoisonError::into_inner);
+        for follower in followers.iter().filter_map(Weak::upgrade) {
+            follower.changed(&changed);
+        }
     }
 }
 

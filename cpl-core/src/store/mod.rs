@@ -18,7 +18,7 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures::Stream;
 
-pub use self::cache::{Cache, Changed, Index, Snapshot};
+pub use self::cache::{Cache, Changed, Follower, Index, Snapshot};
 pub use self::error::{Class, Error, Kind};
 pub use self::faulty::{Faults, FaultyStore};
 pub use self::memory::MemoryStore;

@@ -37,7 +37,7 @@ pub struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) system: Arc<dyn System>,
-    pub(crate) told: Told,
+    pub(crate) told: Arc<Told>,
 }
 
 impl Deref for App {
@@ -52,12 +52,13 @@ impl App {
     /// The API of a control plane.
     pub fn new(plane: Arc<Plane>) -> Self {
         let limits = Limits::new(Arc::clone(&plane.host.clock));
+        let told = Told::new(Arc::clone(&plane.cache));
         Self(Arc::new(Shared {
             plane,
             metrics: Metrics::new(),
             limits,
             system: wiring::system(),
-            told: Told::default(),
+            told,
         }))
     }
 }

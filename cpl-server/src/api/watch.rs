@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,24 +13,24 @@ use cpl_api::object::WatchEvent;
 use cpl_core::access::Need;
 use cpl_core::clock::Monotonic;
 use cpl_core::error::Error;
-use cpl_core::store::{Cursor, Event, Key, Range, WatchItem, WatchStream};
+use cpl_core::store::{Cursor, Event, Key, Range, Revision, WatchItem, WatchStream};
 use cpl_core::txn::ROOT;
 use cpl_lb::plan::NODE;
 use futures::future::{BoxFuture, Either, select};
 use futures::{StreamExt, stream};
+use tokio::sync::watch;
 
 use super::app::App;
 use super::body::Query;
 use super::error::Answer;
 use super::status::Lens;
+use super::told::{Topic, object_of};
 use super::who::Who;
 
 /// Where clients say what they saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// How often a watcher's cursor follows revisions that do not concern it.
-const BOOKMARKS: Duration = Duration::from_secs(1);
-/// How long nothing is said before a comment shows that the connection is alive.
+/// How long nothing is said before a bookmark or a comment shows that the connection is alive.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Follows the changes after a cursor, or after now. Ends when the client is too far behind; it then
@@ -65,13 +66,19 @@ pub(super) async fn watch(
         |collection| format!("{ROOT}{collection}/"),
     );
     let range = Range::prefix(prefix).map_err(wrong)?;
+    // Before the look at how far to read: what comes in between is told of twice, not missed.
+    let news = app.told.news(kind);
+    let until = app.plane.cache.read(|snapshot| snapshot.at.revision);
     let items = app.plane.store.watch(range, after).await.map_err(wrong)?;
     let clock = &app.plane.host.clock;
     let now = clock.monotonic();
     let follower = Follower {
         items,
+        news,
+        seen: after.revision,
+        until,
+        bookmark_due: false,
         pulse: clock.sleep(SILENCE),
-        moved: now,
         said: now,
         app,
         kind,
@@ -90,12 +97,19 @@ pub(super) async fn watch(
     Ok(response)
 }
 
+/// Reads the store's watch only when there is something to read: a thousand watchers are not woken by
+/// revisions that do not concern them.
 struct Follower {
     app: App,
-    kind: Option<&'static str>,
+    kind: Topic,
     items: WatchStream,
-    /// When the client's cursor moved last.
-    moved: Monotonic,
+    news: watch::Receiver<Revision>,
+    /// Everything up to here was read.
+    seen: Revision,
+    /// Up to here there is something to read.
+    until: Revision,
+    /// The client's cursor is to follow revisions that do not concern it.
+    bookmark_due: bool,
     /// When anything was said last.
     said: Monotonic,
     /// Looks now and then whether that is long ago: a timer that follows every event costs more.
@@ -106,14 +120,16 @@ impl Follower {
     /// What is sent next; nothing when the watch ended.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
-            let item = match select(self.items.next(), &mut self.pulse).await {
-                Either::Left((item, _)) => Some(item?),
-                Either::Right(_) => None,
-            };
-            let text = match item {
-                Some(WatchItem::End(_)) => return None,
-                Some(item) => self.tell(item).await,
-                None => self.beat(),
+            let text = if self.seen < self.until {
+                match select(self.items.next(), &mut self.pulse).await {
+                    Either::Left((item, _)) => self.tell(item?).await?,
+                    Either::Right(_) => self.beat(),
+                }
+            } else if self.is_woken().await {
+                self.until = *self.news.borrow();
+                None
+            } else {
+                self.beat()
             };
             if let Some(text) = text {
                 self.said = self.app.plane.host.clock.monotonic();
@@ -122,37 +138,52 @@ impl Follower {
         }
     }
 
-    fn beat(&mut self) -> Option<Bytes> {
-        let clock = &self.app.plane.host.clock;
-        let now = clock.monotonic();
-        let due = self.said.plus(SILENCE);
-        let is_due = now >= due;
-        self.pulse = clock.sleep_until(if is_due { now.plus(SILENCE) } else { due });
-        is_due.then(|| Bytes::from_static(b":\n\n"))
+    /// Waits for news; false when the pulse was first.
+    async fn is_woken(&mut self) -> bool {
+        let news = pin!(self.news.changed());
+        matches!(select(news, &mut self.pulse).await, Either::Left(_))
     }
 
-    async fn tell(&mut self, item: WatchItem) -> Option<Bytes> {
+    fn beat(&mut self) -> Option<Bytes> {
+        let plane = &self.app.plane;
+        let now = plane.host.clock.monotonic();
+        let due = self.said.plus(SILENCE);
+        let is_due = now >= due;
+        let next = if is_due { now.plus(SILENCE) } else { due };
+        self.pulse = plane.host.clock.sleep_until(next);
+        if !is_due {
+            return None;
+        }
+        let head = plane.cache.read(|snapshot| snapshot.at.revision);
+        if self.seen < head && !self.bookmark_due {
+            (self.until, self.bookmark_due) = (head, true);
+            return None;
+        }
+        Some(Bytes::from_static(b":\n\n"))
+    }
+
+    /// What is said of an item, if anything; nothing at all when it is the last one.
+    async fn tell(&mut self, item: WatchItem) -> Option<Option<Bytes>> {
         let (app, kind) = (&self.app, self.kind);
-        let (at, text) = match item {
+        let at = match item {
             WatchItem::Events { at, events } => {
                 app.plane.cache.wait_for(at.revision).await;
                 let fresh = || text(&changes(app, kind, events.iter().map(Event::key)), &at);
-                (at, app.told.at(at.revision, kind, fresh))
+                let text = app.told.at(at.revision, kind, fresh);
+                if !text.is_empty() {
+                    (self.seen, self.bookmark_due) = (at.revision, false);
+                    return Some(Some(text));
+                }
+                at
             },
-            WatchItem::Progress(at) => (at, Bytes::new()),
-            WatchItem::Stalled(_) | WatchItem::End(_) => return None,
+            WatchItem::Progress(at) => at,
+            WatchItem::Stalled(_) => return Some(None),
+            WatchItem::End(_) => return None,
         };
-        let now = app.plane.host.clock.monotonic();
-        if text.is_empty() {
-            // Most revisions are of what nobody watches here; the cursor follows them now and then.
-            if now.since(self.moved) < BOOKMARKS {
-                return None;
-            }
-            self.moved = now;
-            return Some(bookmark(&at).into());
-        }
-        self.moved = now;
-        Some(text)
+        self.seen = at.revision;
+        let is_due = self.bookmark_due && self.seen >= self.until;
+        self.bookmark_due &= !is_due;
+        Some(is_due.then(|| bookmark(&at).into()))
     }
 }
 
@@ -189,7 +220,7 @@ fn changes<'k>(
     let lens = Lens::of(app);
     app.plane.cache.read(|snapshot| {
         let touched: BTreeSet<_> = keys
-            .filter_map(|key| snapshot.index.object_of(key).or_else(|| Lens::node_of(key)))
+            .filter_map(|key| object_of(snapshot, key))
             .filter(|(of, _)| kind.is_none_or(|wanted| wanted == *of))
             .collect();
         let change = |(kind, name): (&'static str, String)| match snapshot.index.get(kind, &name) {

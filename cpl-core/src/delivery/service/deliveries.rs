@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use super::appender::{Appender, PATIENCE};
 use crate::agent::{AgentRecord, Heard, Registry, agent_key};
@@ -18,7 +18,7 @@ use crate::delivery::rules::{Advance, Answered, advance, decide, register_again}
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, ObjectRef};
 use crate::spec::Catalog;
-use crate::store::{Cache, Changed, Snapshot, Store};
+use crate::store::{Cache, Changed, Follower, Snapshot, Store};
 use crate::version::ConfigVersion;
 
 /// Lines about what one agent was sent that wait for its report.
@@ -68,16 +68,20 @@ struct Looked {
 }
 
 impl Deliveries {
-    /// Serves agents; [`Deliveries::pump`] must be run for waiting ones to wake.
-    pub fn new(config: DeliveryConfig, appender: Appender) -> Self {
-        Self {
+    /// Serves agents; those that wait are woken by the cache.
+    pub fn new(config: DeliveryConfig, appender: Appender) -> Arc<Self> {
+        let cache = Arc::clone(&config.cache);
+        let deliveries = Arc::new(Self {
             config,
             appender,
             last: Mutex::default(),
             wakers: Mutex::default(),
             sent: Mutex::default(),
             looked: Mutex::default(),
-        }
+        });
+        let follower = Arc::downgrade(&deliveries);
+        cache.follow(follower);
+        deliveries
     }
 
     fn looked(&self) -> MutexGuard<'_, BTreeMap<String, Looked>> {
@@ -332,18 +336,7 @@ impl Deliveries {
             .subscribe()
     }
 
-    /// Wakes the agents whose node is affected by a change, and no others. Runs until dropped.
-    pub async fn pump(self: Arc<Self>) {
-        let mut changes = self.config.cache.changes();
-        loop {
-            match changes.recv().await {
-                Ok(changed) => self.wake(&changed),
-                Err(broadcast::error::RecvError::Lagged(_)) => self.wake_all(),
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    }
-
+    /// Wakes the agents whose node is affected by a change, and no others.
     fn wake(&self, changed: &Changed) {
         let Some(keys) = &changed.keys else {
             self.wake_all();
@@ -450,5 +443,11 @@ impl Deliveries {
         self.sent().remove(node);
         self.looked().remove(node);
         self.config.registry.forget(node);
+    }
+}
+
+impl Follower for Deliveries {
+    fn changed(&self, changed: &Changed) {
+        self.wake(changed);
     }
 }
