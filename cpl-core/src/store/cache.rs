@@ -185,7 +185,7 @@ impl<I: Index> Cache<I> {
             index.update(entries, Some(&keys));
             *now = at;
         }
-        self.announce(Changed {
+        self.announce(&Changed {
             revision: at.revision,
             keys: Some(keys.into()),
         });
@@ -207,14 +207,14 @@ impl<I: Index> Cache<I> {
             snapshot.entries = entries;
             snapshot.at = at;
         }
-        self.announce(Changed {
+        self.announce(&Changed {
             revision: at.revision,
             keys: None,
         });
         Ok(())
     }
 
-    fn announce(&self, changed: Changed) {
+    fn announce(&self, changed: &Changed) {
         // The runtime runs the task that was woken last first: agents and watchers go before controllers,
         // and those before whoever waits for its own write to be readable.
         self.reached.send_replace(changed.revision);
@@ -223,7 +223,7 @@ impl<I: Index> Cache<I> {
         let followers = self.followers.read();
         let followers = followers.unwrap_or_else(PoisonError::into_inner);
         for follower in followers.iter().filter_map(Weak::upgrade) {
-            follower.changed(&changed);
+            follower.changed(changed);
         }
     }
 }

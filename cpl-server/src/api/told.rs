@@ -1,95 +1,104 @@
 //! What those who watch have in common: being woken, and the text of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use cpl_core::spec::Catalog;
-use cpl_core::store::{Cache, Changed, Follower, Key, Revision, Snapshot};
-use tokio::sync::watch;
+use cpl_core::store::{Cache, Changed, Cursor, Follower, Key, Revision, Snapshot};
+use tokio::sync::broadcast;
 
 use super::status::Lens;
 
-/// Revisions whose changes are kept as text: those that watchers who keep up are at.
-const TOLD: usize = 64;
+/// Steps that a watcher may lag behind before it reads the store's own watch again.
+const STEPS: usize = 64;
 
-/// What was told of the newest revisions, so that a thousand watchers cost one reading of the state and
-/// not a thousand. Who comes later is told what the first one was, which is at least as new as the
-/// revision; a later change has a revision of its own.
+/// The changes of objects as text, so that a thousand watchers cost one reading of the state and not a
+/// thousand, and none of them is woken by a revision that does not concern it.
 #[derive(Debug)]
 pub(crate) struct Told {
     cache: Arc<Cache<Catalog>>,
-    texts: Mutex<BTreeMap<Place, Bytes>>,
-    /// The newest revision that touched a kind.
-    moved: Mutex<BTreeMap<Topic, watch::Sender<Revision>>>,
+    feeds: Mutex<BTreeMap<Topic, broadcast::Sender<Arc<Step>>>>,
+    /// Every step up to here was sent.
+    reached: AtomicU64,
 }
 
 /// The kind that is watched, or all of them.
 pub(super) type Topic = Option<&'static str>;
 
-/// A revision, and what is watched.
-type Place = (Revision, Topic);
+/// The changes of one revision, of one topic.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// The revision.
+    pub(super) at: Cursor,
+    /// What changed, or `None` when everything may have.
+    pub(super) keys: Option<Arc<[Key]>>,
+    text: OnceLock<Bytes>,
+}
+
+impl Step {
+    /// What is told of it, made when nobody was told yet. Who comes later is told what the first one was,
+    /// which is at least as new as the revision; a later change has a step of its own.
+    pub(super) fn text(&self, text: impl FnOnce() -> Bytes) -> Bytes {
+        self.text.get_or_init(text).clone()
+    }
+}
 
 impl Told {
     /// Follows the objects.
     pub(super) fn new(cache: Arc<Cache<Catalog>>) -> Arc<Self> {
         let told = Arc::new(Self {
+            reached: AtomicU64::new(0),
             cache,
-            texts: Mutex::default(),
-            moved: Mutex::default(),
+            feeds: Mutex::default(),
         });
         let follower = Arc::downgrade(&told);
         told.cache.follow(follower);
         told
     }
 
-    fn moved(&self) -> MutexGuard<'_, BTreeMap<Topic, watch::Sender<Revision>>> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn feeds(&self) -> MutexGuard<'_, BTreeMap<Topic, broadcast::Sender<Arc<Step>>>> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes when there is something to tell; most revisions are of what nobody watches.
-    pub(super) fn news(&self, topic: Topic) -> watch::Receiver<Revision> {
-        let mut moved = self.moved();
-        let fresh = || watch::channel(Revision(0)).0;
-        moved.entry(topic).or_insert_with(fresh).subscribe()
+    /// The steps from now on, without those that do not concern the topic.
+    pub(super) fn news(&self, topic: Topic) -> broadcast::Receiver<Arc<Step>> {
+        let mut feeds = self.feeds();
+        let fresh = || broadcast::channel(STEPS).0;
+        feeds.entry(topic).or_insert_with(fresh).subscribe()
     }
 
-    /// What is told of a revision, made when nobody was told yet.
-    pub(super) fn at(
-        &self,
-        revision: Revision,
-        topic: Topic,
-        text: impl FnOnce() -> Bytes,
-    ) -> Bytes {
-        let mut told = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = told.get(&(revision, topic)) {
-            return known.clone();
-        }
-        let fresh = text();
-        told.insert((revision, topic), fresh.clone());
-        while told.len() > TOLD {
-            told.pop_first();
-        }
-        fresh
+    /// The newest revision whose step was sent, if it has one: who has taken every step has seen all of it.
+    pub(super) fn reached(&self) -> Revision {
+        Revision(self.reached.load(Ordering::Acquire))
     }
 }
 
 impl Follower for Told {
     fn changed(&self, changed: &Changed) {
-        let touched: Option<BTreeSet<Topic>> = changed.keys.as_ref().map(|keys| {
-            let kinds = |snapshot: &Snapshot<Catalog>| {
+        let read = |snapshot: &Snapshot<Catalog>| {
+            let kinds = changed.keys.as_ref().map(|keys| {
                 let objects = keys.iter().filter_map(|key| object_of(snapshot, key));
-                objects.flat_map(|(kind, _)| [None, Some(kind)]).collect()
-            };
-            self.cache.read(kinds)
-        });
-        let all = touched.is_none();
-        let touched = touched.unwrap_or_default();
-        for (topic, moved) in &*self.moved() {
-            if all || touched.contains(topic) {
-                moved.send_replace(changed.revision);
+                let topics = objects.flat_map(|(kind, _)| [None, Some(kind)]);
+                topics.collect::<BTreeSet<Topic>>()
+            });
+            (snapshot.at, kinds)
+        };
+        let (at, topics) = self.cache.read(read);
+        let revision = changed.revision;
+        for (topic, feed) in &*self.feeds() {
+            if topics.as_ref().is_none_or(|topics| topics.contains(topic)) {
+                let step = Step {
+                    at: Cursor { revision, ..at },
+                    keys: changed.keys.clone(),
+                    text: OnceLock::new(),
+                };
+                // Nobody listening is no fault.
+                let _ = feed.send(Arc::new(step));
             }
         }
+        self.reached.store(revision.0, Ordering::Release);
     }
 }
 

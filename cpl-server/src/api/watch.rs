@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -18,13 +19,14 @@ use cpl_core::txn::ROOT;
 use cpl_lb::plan::NODE;
 use futures::future::{BoxFuture, Either, select};
 use futures::{StreamExt, stream};
-use tokio::sync::watch;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::app::App;
 use super::body::Query;
 use super::error::Answer;
 use super::status::Lens;
-use super::told::{Topic, object_of};
+use super::told::{Step, Topic, object_of};
 use super::who::Who;
 
 /// Where clients say what they saw last.
@@ -66,25 +68,22 @@ pub(super) async fn watch(
         |collection| format!("{ROOT}{collection}/"),
     );
     let range = Range::prefix(prefix).map_err(wrong)?;
-    // Before the look at how far to read: what comes in between is told of twice, not missed.
-    let news = app.told.news(kind);
-    let until = app.plane.cache.read(|snapshot| snapshot.at.revision);
-    let items = app.plane.store.watch(range, after).await.map_err(wrong)?;
     let clock = &app.plane.host.clock;
     let now = clock.monotonic();
-    let follower = Follower {
-        items,
-        news,
-        seen: after.revision,
-        until,
-        bookmark_due: false,
+    let mut follower = Follower {
+        news: app.told.news(kind),
+        range,
+        seen: after,
+        until: after.revision,
+        items: None,
         pulse: clock.sleep(SILENCE),
         said: now,
         app,
         kind,
     };
+    follower.catch_up().await.map_err(wrong)?;
     let first = stream::iter([Bytes::from(bookmark(&after))]);
-    let rest = stream::unfold(follower, Follower::next);
+    let rest = stream::unfold(Box::new(follower), Follower::next);
     let body = Body::from_stream(first.chain(rest).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
     for (name, value) in [
@@ -97,53 +96,85 @@ pub(super) async fn watch(
     Ok(response)
 }
 
-/// Reads the store's watch only when there is something to read: a thousand watchers are not woken by
-/// revisions that do not concern them.
+/// Reads the store's watch until it is up to date, and goes on with what all watchers are told.
 struct Follower {
     app: App,
     kind: Topic,
-    items: WatchStream,
-    news: watch::Receiver<Revision>,
+    range: Range,
     /// Everything up to here was read.
-    seen: Revision,
-    /// Up to here there is something to read.
+    seen: Cursor,
+    /// The store's watch, while it is read; up to `until`.
+    items: Option<WatchStream>,
     until: Revision,
-    /// The client's cursor is to follow revisions that do not concern it.
-    bookmark_due: bool,
+    news: broadcast::Receiver<Arc<Step>>,
     /// When anything was said last.
     said: Monotonic,
     /// Looks now and then whether that is long ago: a timer that follows every event costs more.
     pulse: BoxFuture<'static, ()>,
 }
 
+/// What there is to say: a text, nothing yet, or nothing ever again.
+type Said = Option<Option<Bytes>>;
+
 impl Follower {
+    /// Reads the store's watch from here up to what the news do not tell.
+    async fn catch_up(&mut self) -> Result<(), cpl_core::store::Error> {
+        let plane = &self.app.plane;
+        // What is committed after this look comes as news; what comes both ways is told once.
+        self.until = plane.cache.read(|snapshot| snapshot.at.revision);
+        let items = plane.store.watch(self.range.clone(), self.seen).await?;
+        self.items = (self.seen.revision < self.until).then_some(items);
+        Ok(())
+    }
+
     /// What is sent next; nothing when the watch ended.
-    async fn next(mut self) -> Option<(Bytes, Self)> {
+    async fn next(mut self: Box<Self>) -> Option<(Bytes, Box<Self>)> {
         loop {
-            let text = if self.seen < self.until {
-                match select(self.items.next(), &mut self.pulse).await {
-                    Either::Left((item, _)) => self.tell(item?).await?,
-                    Either::Right(_) => self.beat(),
+            let said = if let Some(items) = &mut self.items {
+                match select(items.next(), &mut self.pulse).await {
+                    Either::Left((item, _)) => self.tell(item?).await,
+                    Either::Right(_) => Some(self.beat()),
                 }
-            } else if self.is_woken().await {
-                self.until = *self.news.borrow();
-                None
             } else {
-                self.beat()
+                let step = match select(pin!(self.news.recv()), &mut self.pulse).await {
+                    Either::Left((step, _)) => Some(step),
+                    Either::Right(_) => None,
+                };
+                match step {
+                    Some(Ok(step)) => self.take(&step).await,
+                    Some(Err(RecvError::Lagged(_))) => self.again().await,
+                    Some(Err(RecvError::Closed)) => None,
+                    None => Some(self.beat()),
+                }
             };
-            if let Some(text) = text {
+            if let Some(text) = said? {
                 self.said = self.app.plane.host.clock.monotonic();
                 return Some((text, self));
             }
         }
     }
 
-    /// Waits for news; false when the pulse was first.
-    async fn is_woken(&mut self) -> bool {
-        let news = pin!(self.news.changed());
-        matches!(select(news, &mut self.pulse).await, Either::Left(_))
+    async fn again(&mut self) -> Said {
+        // The client comes again with its cursor and is told what is wrong with it.
+        self.catch_up().await.ok()?;
+        Some(None)
     }
 
+    async fn take(&mut self, step: &Step) -> Said {
+        if step.at.revision <= self.seen.revision {
+            return Some(None);
+        }
+        let Some(keys) = &step.keys else {
+            return self.again().await;
+        };
+        self.seen = step.at;
+        let (app, kind) = (&self.app, self.kind);
+        let text = step.text(|| text(&changes(app, kind, keys.iter()), &step.at));
+        Some((!text.is_empty()).then_some(text))
+    }
+
+    /// Says something when nothing was said for long: how far the client has come, or only that the
+    /// connection is alive.
     fn beat(&mut self) -> Option<Bytes> {
         let plane = &self.app.plane;
         let now = plane.host.clock.monotonic();
@@ -154,36 +185,32 @@ impl Follower {
         if !is_due {
             return None;
         }
-        let head = plane.cache.read(|snapshot| snapshot.at.revision);
-        if self.seen < head && !self.bookmark_due {
-            (self.until, self.bookmark_due) = (head, true);
-            return None;
+        // In this order: a step that is sent after the look is of a later revision.
+        let reached = self.app.told.reached();
+        if self.items.is_none() && self.news.is_empty() && reached > self.seen.revision {
+            self.seen.revision = reached;
+            return Some(bookmark(&self.seen).into());
         }
         Some(Bytes::from_static(b":\n\n"))
     }
 
-    /// What is said of an item, if anything; nothing at all when it is the last one.
-    async fn tell(&mut self, item: WatchItem) -> Option<Option<Bytes>> {
+    async fn tell(&mut self, item: WatchItem) -> Said {
         let (app, kind) = (&self.app, self.kind);
-        let at = match item {
+        let (at, text) = match item {
             WatchItem::Events { at, events } => {
                 app.plane.cache.wait_for(at.revision).await;
-                let fresh = || text(&changes(app, kind, events.iter().map(Event::key)), &at);
-                let text = app.told.at(at.revision, kind, fresh);
-                if !text.is_empty() {
-                    (self.seen, self.bookmark_due) = (at.revision, false);
-                    return Some(Some(text));
-                }
-                at
+                let keys = events.iter().map(Event::key);
+                (at, text(&changes(app, kind, keys), &at))
             },
-            WatchItem::Progress(at) => at,
+            WatchItem::Progress(at) => (at, Bytes::new()),
             WatchItem::Stalled(_) => return Some(None),
             WatchItem::End(_) => return None,
         };
-        self.seen = at.revision;
-        let is_due = self.bookmark_due && self.seen >= self.until;
-        self.bookmark_due &= !is_due;
-        Some(is_due.then(|| bookmark(&at).into()))
+        self.seen = at;
+        if at.revision >= self.until {
+            self.items = None;
+        }
+        Some((!text.is_empty()).then_some(text))
     }
 }
 
