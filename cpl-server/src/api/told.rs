@@ -1,12 +1,11 @@
 //! What those who watch have in common: being woken, and the text of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use cpl_core::spec::Catalog;
-use cpl_core::store::{Cache, Changed, Cursor, Follower, Key, Revision, Snapshot};
+use cpl_core::store::{Cache, Changed, Cursor, Follower, Key, Snapshot};
 use tokio::sync::broadcast;
 
 use super::status::Lens;
@@ -20,8 +19,8 @@ const STEPS: usize = 64;
 pub(crate) struct Told {
     cache: Arc<Cache<Catalog>>,
     feeds: Mutex<BTreeMap<Topic, broadcast::Sender<Arc<Step>>>>,
-    /// Every step up to here was sent.
-    reached: AtomicU64,
+    /// Every step up to here was sent; `None` before the first one.
+    reached: Mutex<Option<Cursor>>,
 }
 
 /// The kind that is watched, or all of them.
@@ -49,9 +48,9 @@ impl Told {
     /// Follows the objects.
     pub(super) fn new(cache: Arc<Cache<Catalog>>) -> Arc<Self> {
         let told = Arc::new(Self {
-            reached: AtomicU64::new(0),
             cache,
             feeds: Mutex::default(),
+            reached: Mutex::default(),
         });
         let follower = Arc::downgrade(&told);
         told.cache.follow(follower);
@@ -69,36 +68,48 @@ impl Told {
         feeds.entry(topic).or_insert_with(fresh).subscribe()
     }
 
-    /// The newest revision whose step was sent, if it has one: who has taken every step has seen all of it.
-    pub(super) fn reached(&self) -> Revision {
-        Revision(self.reached.load(Ordering::Acquire))
+    /// Up to where every step was sent: who has taken all of them has seen everything up to here. `None`
+    /// before the first one.
+    pub(super) fn reached(&self) -> Option<Cursor> {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topics that a step is of; all of them when everything may have changed.
+    fn topics(snapshot: &Snapshot<Catalog>, changed: &Changed) -> Option<BTreeSet<Topic>> {
+        let keys = changed.keys.as_ref()?.iter();
+        let objects = keys.filter_map(|key| object_of(snapshot, key));
+        Some(objects.flat_map(|(kind, _)| [None, Some(kind)]).collect())
+    }
+
+    fn send(&self, at: Cursor, changed: &Changed) {
+        let mut feeds = self.feeds();
+        feeds.retain(|_, feed| feed.receiver_count() > 0);
+        if feeds.is_empty() {
+            return;
+        }
+        let topics = self.cache.read(|snapshot| Self::topics(snapshot, changed));
+        for (topic, feed) in &*feeds {
+            if topics.as_ref().is_none_or(|topics| topics.contains(topic)) {
+                let step = Step {
+                    at,
+                    keys: changed.keys.clone(),
+                    text: OnceLock::new(),
+                };
+                // Whoever listened has just gone away.
+                let _ = feed.send(Arc::new(step));
+            }
+        }
     }
 }
 
 impl Follower for Told {
     fn changed(&self, changed: &Changed) {
-        let read = |snapshot: &Snapshot<Catalog>| {
-            let kinds = changed.keys.as_ref().map(|keys| {
-                let objects = keys.iter().filter_map(|key| object_of(snapshot, key));
-                let topics = objects.flat_map(|(kind, _)| [None, Some(kind)]);
-                topics.collect::<BTreeSet<Topic>>()
-            });
-            (snapshot.at, kinds)
+        let at = Cursor {
+            revision: changed.revision,
+            ..self.cache.read(|snapshot| snapshot.at)
         };
-        let (at, topics) = self.cache.read(read);
-        let revision = changed.revision;
-        for (topic, feed) in &*self.feeds() {
-            if topics.as_ref().is_none_or(|topics| topics.contains(topic)) {
-                let step = Step {
-                    at: Cursor { revision, ..at },
-                    keys: changed.keys.clone(),
-                    text: OnceLock::new(),
-                };
-                // Nobody listening is no fault.
-                let _ = feed.send(Arc::new(step));
-            }
-        }
-        self.reached.store(revision.0, Ordering::Release);
+        self.send(at, changed);
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 }
 

@@ -185,11 +185,13 @@ impl Follower {
         if !is_due {
             return None;
         }
-        // In this order: a step that is sent after the look is of a later revision.
+        // In this order: a step that is sent after the look is of a later revision. And the cursor is one
+        // of this opening of the store, whichever one the client came with.
         let reached = self.app.told.reached();
-        if self.items.is_none() && self.news.is_empty() && reached > self.seen.revision {
-            self.seen.revision = reached;
-            return Some(bookmark(&self.seen).into());
+        let has_all = self.items.is_none() && self.news.is_empty();
+        if let Some(reached) = reached.filter(|at| has_all && at.revision > self.seen.revision) {
+            self.seen = reached;
+            return Some(bookmark(&reached).into());
         }
         Some(Bytes::from_static(b":\n\n"))
     }

@@ -1,5 +1,6 @@
 //! Watching changes, and TLS.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use cpl_api::watch::Watch;
 use cpl_host::Host;
 use cpl_server::cli::serve_config::TlsFiles;
 
-use crate::harness::{Harness, manifests, serve_with, targetgroup};
+use crate::harness::{Harness, manifests, node, serve_with, targetgroup};
 
 type Client = ControlPlaneClient<HttpControlPlaneTransport>;
 
@@ -75,6 +76,61 @@ async fn a_watch_from_a_list_misses_nothing_and_resumes_after_a_restart_of_the_s
     apply(&cpl, "a", 83).await;
     let mut watch = client.watch(Some(Collection::Targetgroups), Some(seen));
     assert_eq!(changes(&mut watch, 1).await, ["a 3"]);
+}
+
+/// The cursor that the server tells next, whatever with.
+async fn cursor(watch: &mut Watch<HttpControlPlaneTransport>, limit: Duration) -> String {
+    let next = tokio::time::timeout(limit, watch.next()).await;
+    next.expect("something is told")
+        .expect("the watch goes on")
+        .unwrap();
+    watch.cursor().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_cursor_of_a_quiet_watcher_follows_what_does_not_concern_it() {
+    let cpl = Harness::start().await;
+    let client = client(cpl.server.url(), &cpl.token, None);
+    let mut watch = client.watch(Some(Collection::Targetgroups), None);
+    let first = cursor(&mut watch, Duration::from_secs(10)).await;
+    let body = manifests(&[node("node-1", "127.0.0.1", &[])]);
+    assert_eq!(cpl.post("/v1/apply", &body, &[]).await.0, 200);
+    // Told when nothing was said for 15 s.
+    let later = cursor(&mut watch, Duration::from_secs(25)).await;
+    assert_ne!(later, first);
+    drop(watch);
+
+    let body = manifests(&[targetgroup("a", 80, &[])]);
+    assert_eq!(cpl.post("/v1/apply", &body, &[]).await.0, 200);
+    let mut watch = client.watch(Some(Collection::Targetgroups), Some(later));
+    assert_eq!(changes(&mut watch, 1).await, ["a 1"]);
+}
+
+/// Far more than a watcher may lag behind, and more bytes than the connection takes unread.
+const BURST: u16 = 300;
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_for_a_while_misses_no_object() {
+    let cpl = Harness::start().await;
+    let client = client(cpl.server.url(), &cpl.token, None);
+    let mut watch = client.watch(Some(Collection::Targetgroups), None);
+    cursor(&mut watch, Duration::from_secs(10)).await;
+    let ids: Vec<String> = (0..400).map(|n| format!("endpoint-{n}")).collect();
+    let endpoints: Vec<(&str, u16)> = ids.iter().map(String::as_str).zip(9_000..).collect();
+    for n in 1..=BURST {
+        let large = targetgroup("a", n, &endpoints);
+        let body = manifests(&[large, targetgroup(&format!("b-{n}"), 1_000 + n, &[])]);
+        assert_eq!(cpl.post("/v1/apply", &body, &[]).await.0, 200, "{n}");
+    }
+    let last = format!("b-{BURST} 1");
+    let mut told = BTreeSet::new();
+    while !told.contains(&last) {
+        told.extend(changes(&mut watch, 1).await);
+    }
+    let missed: Vec<u16> = (1..=BURST)
+        .filter(|n| !told.contains(&format!("b-{n} 1")))
+        .collect();
+    assert!(missed.is_empty(), "{missed:?}");
 }
 
 #[tokio::test]
