@@ -1,4 +1,4 @@
-//! Accepting connections: plain or TLS, bounded in number, ended in order.
+//! Accepting connections: plain or TLS, HTTP/1.1 or HTTP/2, bounded in number, ended in order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use axum::Router;
 use cpl_core::clock::Clock;
-use hyper::server::conn::http1::Builder;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use futures::future::{Either, select};
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,10 +30,24 @@ const BACKLOG: u32 = 16_384;
 const HEAD: Duration = Duration::from_secs(20);
 /// Largest head of a request.
 const HEAD_BYTES: usize = 32 << 10;
+/// What a connection begins with when it speaks HTTP/2 without TLS (RFC 9113, section 3.4); of the methods of
+/// HTTP/1.1 none begins with its first three bytes.
+const PREFACE: &[u8; 3] = b"PRI";
+/// Pause before a client that has sent a part of [`PREFACE`] is looked at again.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+/// Requests at once on a connection of HTTP/2, watches included.
+const STREAMS: u32 = 250;
+/// Bytes of answers that wait for a stream of HTTP/2 whose client does not read.
+const STREAM_BYTES: usize = 64 << 10;
+/// A connection of HTTP/2 on which nothing comes is asked after this time, and ended when no answer comes for
+/// as long again.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, for example because no descriptor is free.
 const REFUSED: Duration = Duration::from_millis(200);
+/// The name of HTTP/2 in a TLS handshake (RFC 9113, section 3.1).
+const ALPN_HTTP2: &[u8] = b"h2";
 /// How long open requests may go on after the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -57,7 +73,7 @@ pub(crate) fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
     let key_der =
         PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
             builder
@@ -65,6 +81,7 @@ pub(crate) fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
                 .with_single_cert(chain, key_der)
         })
         .map_err(|error| format!("{} and {}: {error}", cert.display(), key.display()))?;
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -103,15 +120,7 @@ impl Bound {
 impl Listener {
     /// Serves until told to stop; then open requests have [`DRAIN`] to end.
     pub(crate) async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
-        // Not also HTTP/2 by guessing from the first bytes: that takes a buffer of twice the size for each of
-        // thousands of waiting agents.
-        let mut builder = Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            // Answers and events are small: one copy costs less than a list of parts for the kernel.
-            .writev(false)
-            .max_buf_size(HEAD_BYTES);
+        let protocols = Protocols::new(self.tls, Arc::clone(&self.clock));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -138,25 +147,12 @@ impl Listener {
                         continue;
                     },
                 };
-                let (builder, watcher) = (builder.clone(), graceful.watcher());
-                let (router, tls) = (router.clone(), self.tls.clone());
-                let clock = Arc::clone(&self.clock);
+                let (protocols, watcher) = (protocols.clone(), graceful.watcher());
+                let router = router.clone();
                 connections.spawn(async move {
                     let _permit = permit;
                     let service = TowerToHyperService::new(router);
-                    match handshake(stream, tls, &*clock).await {
-                        Some(Either::Plain(stream)) => {
-                            let io = TokioIo::new(stream);
-                            let served = builder.serve_connection(io, service);
-                            let _closed = watcher.watch(served).await;
-                        },
-                        Some(Either::Tls(stream)) => {
-                            let io = TokioIo::new(stream);
-                            let served = builder.serve_connection(io, service);
-                            let _closed = watcher.watch(served).await;
-                        },
-                        None => {},
-                    }
+                    protocols.serve(stream, service, watcher).await;
                 });
             }
         };
@@ -165,43 +161,126 @@ impl Listener {
         unconstrained(accepting).await;
         drop(self.tcp);
         let drained = pin!(graceful.shutdown());
-        let _in_time = futures::future::select(drained, self.clock.sleep(DRAIN)).await;
+        let _in_time = select(drained, self.clock.sleep(DRAIN)).await;
         // Streams never end by themselves; what is still open is cut.
         connections.shutdown().await;
     }
 }
 
-enum Either {
-    Plain(TcpStream),
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+/// How each protocol is served.
+#[derive(Clone)]
+struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
+    clock: Arc<dyn Clock>,
 }
 
-async fn handshake(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    clock: &dyn Clock,
-) -> Option<Either> {
-    // Answers are small and awaited; waiting to fill packets only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "failed to set no delay");
+impl Protocols {
+    fn new(tls: Option<TlsAcceptor>, clock: Arc<dyn Clock>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            // Answers and events are small: one copy costs less than a list of parts for the kernel.
+            .writev(false)
+            .max_buf_size(HEAD_BYTES);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_send_buf_size(STREAM_BYTES)
+            .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+            .keep_alive_interval(SILENCE)
+            .keep_alive_timeout(SILENCE);
+        Self {
+            http1,
+            http2,
+            tls,
+            clock,
+        }
     }
-    let Some(tls) = tls else {
-        return Some(Either::Plain(stream));
-    };
-    let accepting = pin!(tls.accept(stream));
-    match futures::future::select(accepting, clock.sleep(HANDSHAKE)).await {
-        futures::future::Either::Left((Ok(stream), _)) => Some(Either::Tls(Box::new(stream))),
-        futures::future::Either::Left((Err(error), _)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
-            None
-        },
-        futures::future::Either::Right(_) => None,
+
+    /// Serves one connection to its end. What few connections are, TLS or HTTP/2, is on the heap: thousands
+    /// of waiting agents take the size of the largest case each.
+    async fn serve(&self, stream: TcpStream, service: Service, watcher: Watcher) {
+        // Answers are small and awaited; waiting to fill packets only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "failed to set no delay");
+        }
+        let Some(tls) = &self.tls else {
+            match speaks_http2(&stream, &*self.clock).await {
+                Some(false) => self.http1(TokioIo::new(stream), service, watcher).await,
+                Some(true) => {
+                    Box::pin(self.http2(TokioIo::new(stream), service, watcher)).await;
+                },
+                None => {},
+            }
+            return;
+        };
+        let accepting = Box::pin(tls.accept(stream));
+        let stream = match select(accepting, self.clock.sleep(HANDSHAKE)).await {
+            Either::Left((Ok(stream), _)) => stream,
+            Either::Left((Err(error), _)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                return;
+            },
+            Either::Right(_) => return,
+        };
+        if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) {
+            Box::pin(self.http2(TokioIo::new(stream), service, watcher)).await;
+        } else {
+            Box::pin(self.http1(TokioIo::new(stream), service, watcher)).await;
+        }
+    }
+
+    async fn http1<I>(&self, stream: I, service: Service, watcher: Watcher)
+    where
+        I: Read + Write + Send + Unpin + 'static,
+    {
+        let _closed = watcher
+            .watch(self.http1.serve_connection(stream, service))
+            .await;
+    }
+
+    async fn http2<I>(&self, stream: I, service: Service, watcher: Watcher)
+    where
+        I: Read + Write + Send + Unpin + 'static,
+    {
+        let _closed = watcher
+            .watch(self.http2.serve_connection(stream, service))
+            .await;
+    }
+}
+
+type Service = TowerToHyperService<Router>;
+
+/// Whether the client begins as HTTP/2 does; `None` when it says nothing in time. What it sent stays to be read.
+async fn speaks_http2(stream: &TcpStream, clock: &dyn Clock) -> Option<bool> {
+    let looking = pin!(async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut start).await.ok()?;
+            let seen = &start[..seen];
+            if seen.is_empty() || !PREFACE.starts_with(seen) {
+                return Some(false);
+            }
+            if seen == PREFACE {
+                return Some(true);
+            }
+            clock.sleep(PREFACE_PAUSE).await;
+        }
+    });
+    match select(looking, clock.sleep(HEAD)).await {
+        Either::Left((found, _)) => found,
+        Either::Right(_) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use cpl_host::Host;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -219,5 +298,32 @@ mod tests {
         let second = Bound::bind(address, None, clock).err().unwrap();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(listener);
+    }
+
+    #[tokio::test]
+    async fn the_protocol_is_told_from_the_first_bytes_however_they_arrive() {
+        let clock = Host::new().clock;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (parts, expected) in [
+            (vec!["PRI * HTTP/2.0\r\n"], Some(true)),
+            (vec!["P", "RI * HTTP/2.0\r\n"], Some(true)),
+            (vec!["P", "OST / HTTP/1.1\r\n"], Some(false)),
+            (vec!["PR", "OPFIND / HTTP/1.1\r\n"], Some(false)),
+            (vec!["GET / HTTP/1.1\r\n"], Some(false)),
+            (vec![], Some(false)),
+        ] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            let writing = async {
+                for part in &parts {
+                    client.write_all(part.as_bytes()).await.unwrap();
+                    tokio::time::sleep(PREFACE_PAUSE * 3).await;
+                }
+                client.shutdown().await.unwrap();
+            };
+            let (found, ()) = tokio::join!(speaks_http2(&server, &*clock), writing);
+            assert_eq!(found, expected, "{parts:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cpl_api::client::ControlPlaneClient;
 use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
 use cpl_api::object::WatchEvent;
@@ -12,6 +13,15 @@ use cpl_api::token::BearerToken;
 use cpl_api::watch::Watch;
 use cpl_host::Host;
 use cpl_server::cli::serve_config::TlsFiles;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper::rt::{Read, Write};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::harness::{Harness, manifests, node, serve_with, targetgroup};
 
@@ -165,13 +175,92 @@ async fn tls_is_served_and_a_wrong_authority_is_refused() {
     assert!(server.url().starts_with("https://"));
     let token = std::fs::read_to_string(&server.admin_token).unwrap();
 
+    let trusted_cert = CertificateDer::from_pem_file(&cert).unwrap();
     let trusting = client(server.url(), token.trim(), Some(cert));
     let listed = trusting
         .list_all(Collection::Nodes, &ListQuery::default())
         .await
         .unwrap();
     assert!(listed.items.is_empty());
+    let mut over_http2 = http2_over_tls(&server.url(), &trusted_cert).await;
+    assert_eq!(
+        answered(&mut over_http2, &server.url()).await,
+        StatusCode::OK
+    );
     let distrusting = client(server.url(), token.trim(), Some(wrong));
     assert!(distrusting.healthz().await.is_err());
     server.stop().await;
+}
+
+type Http2 = http2::SendRequest<Empty<Bytes>>;
+
+/// A connection of HTTP/2, to be shared by several requests.
+async fn http2_over<I: Read + Write + Send + Unpin + 'static>(stream: I) -> Http2 {
+    let (shared, connection) = http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    shared
+}
+
+/// One that the TLS handshake agrees on.
+async fn http2_over_tls(url: &str, cert: &CertificateDer<'static>) -> Http2 {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let tcp = TcpStream::connect(url.trim_start_matches("https://"))
+        .await
+        .unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    http2_over(TokioIo::new(stream)).await
+}
+
+async fn answered(shared: &mut Http2, url: &str) -> StatusCode {
+    let request = Request::get(format!("{url}/healthz"))
+        .body(Empty::new())
+        .unwrap();
+    shared.send_request(request).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn many_watches_share_one_connection_of_http2() {
+    let cpl = Harness::start().await;
+    let url = cpl.server.url();
+    let tcp = TcpStream::connect(url.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    let mut shared = http2_over(TokioIo::new(tcp)).await;
+    let mut bodies = Vec::new();
+    for _ in 0..50 {
+        let request = Request::get(format!("{url}/v1/watch?collection=targetgroups"))
+            .header("authorization", format!("Bearer {}", cpl.token))
+            .body(Empty::new())
+            .unwrap();
+        let response = shared.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        bodies.push(response.into_body());
+    }
+    let body = manifests(&[targetgroup("web", 8080, &[])]);
+    assert_eq!(cpl.post("/v1/apply", &body, &[]).await.0, 200);
+    for mut body in bodies {
+        let mut text = String::new();
+        while !text.contains("\"web\"") {
+            let next = tokio::time::timeout(Duration::from_secs(10), body.frame());
+            let frame = next.await.expect("a change arrives").unwrap().unwrap();
+            text.push_str(&String::from_utf8_lossy(frame.data_ref().unwrap()));
+        }
+    }
+    assert_eq!(answered(&mut shared, &url).await, StatusCode::OK);
+    cpl.server.stop().await;
 }

@@ -38,7 +38,8 @@ pub(super) fn cases(peers: Option<&Path>, scratch: &Path) -> Result<Vec<Case>, F
             "store commits --secs 4 --callers 1 --pause-ms 8",
         ),
         ours("store watches", "store watches --rate 600"),
-        ours("fleet streams", "fleet streams"),
+        ours("fleet streams", "fleet streams --connections 8"),
+        ours("fleet streams of their own", "fleet streams"),
         ours("fleet one", "fleet one --clients 1 --rounds 1000"),
         ours(
             "fleet fanout",
@@ -99,6 +100,7 @@ impl Peers<'_> {
         };
         let cas = etcdbench("cas --conc 64");
         let watch = etcdbench("watch --watchers 1000 --rate 50");
+        let alone = etcdbench("watch --watchers 1000 --rate 50 --conns 1000");
         let engines = "--dir {dir} --secs 1.5";
         vec![
             (1, self.case("peer redb alone", None, "redbexp", "")),
@@ -110,6 +112,15 @@ impl Peers<'_> {
             (
                 5,
                 self.case("peer etcd watch", Some(self.etcd()), "etcdbench", &watch),
+            ),
+            (
+                6,
+                self.case(
+                    "peer etcd watch alone",
+                    Some(self.etcd()),
+                    "etcdbench",
+                    &alone,
+                ),
             ),
         ]
     }

@@ -180,6 +180,7 @@ pub(crate) const TARGETS: &[Target] = &[
             &[
                 ("watchers", "1000"),
                 ("target_rate", "50"),
+                ("conns", "8"),
                 ("version", ETCD),
             ],
             "delivered_per_s",
@@ -195,6 +196,7 @@ pub(crate) const TARGETS: &[Target] = &[
             &[
                 ("watchers", "1000"),
                 ("target_rate", "50"),
+                ("conns", "8"),
                 ("version", ETCD),
             ],
             "delay_p99_ms",
@@ -202,14 +204,15 @@ pub(crate) const TARGETS: &[Target] = &[
     ),
     at_most(
         "P8a",
-        "p99 of 1,000 HTTP streams, etcd",
-        figure("fleet.streams", &[], "delay_p99_ms"),
+        "p99 of 1,000 HTTP streams on 8 connections, etcd",
+        figure("fleet.streams", &[("connections", "8")], "delay_p99_ms"),
         1.0,
         figure(
             "etcd.watch",
             &[
                 ("watchers", "1000"),
                 ("target_rate", "50"),
+                ("conns", "8"),
                 ("version", ETCD),
             ],
             "delay_p99_ms",
@@ -218,13 +221,54 @@ pub(crate) const TARGETS: &[Target] = &[
     at_most(
         "P8b",
         "CPU per event of a stream, etcd",
-        figure("fleet.streams", &[], "server_cpu_us_per_event"),
+        figure(
+            "fleet.streams",
+            &[("connections", "8")],
+            "server_cpu_us_per_event",
+        ),
         1.0,
         figure(
             "etcd.watch",
             &[
                 ("watchers", "1000"),
                 ("target_rate", "50"),
+                ("conns", "8"),
+                ("version", ETCD),
+            ],
+            "server_cpu_us_per_event",
+        ),
+    ),
+    at_most(
+        "P8c",
+        "p99 of 1,000 HTTP streams on 1,000 connections, etcd",
+        figure("fleet.streams", &[("connections", "1000")], "delay_p99_ms"),
+        1.0,
+        figure(
+            "etcd.watch",
+            &[
+                ("watchers", "1000"),
+                ("target_rate", "50"),
+                ("conns", "1000"),
+                ("version", ETCD),
+            ],
+            "delay_p99_ms",
+        ),
+    ),
+    at_most(
+        "P8d",
+        "CPU per event of a stream, etcd",
+        figure(
+            "fleet.streams",
+            &[("connections", "1000")],
+            "server_cpu_us_per_event",
+        ),
+        1.0,
+        figure(
+            "etcd.watch",
+            &[
+                ("watchers", "1000"),
+                ("target_rate", "50"),
+                ("conns", "1000"),
                 ("version", ETCD),
             ],
             "server_cpu_us_per_event",
