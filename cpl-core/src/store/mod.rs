@@ -11,6 +11,7 @@ mod error;
 mod faulty;
 mod memory;
 mod types;
+mod watch;
 
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -27,6 +28,7 @@ pub use self::types::{
     KeyMeta, Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Txn,
     WatchItem,
 };
+pub use self::watch::{Backlog, Past, Tail};
 pub use crate::clock::{Clock, Monotonic, Spawner, Task, Timestamp};
 pub use crate::ids::{IdGen, StoreId, TxnId};
 pub use crate::limits;

@@ -6,3 +6,4 @@ mod conformance;
 mod faulty;
 mod lease;
 mod reconcile;
+mod watch;
