@@ -13,7 +13,6 @@ use cpl_core::store::{
     Class, Clock, Commit, Cursor, Error, Expect, Key, KeyMeta, Kind, Monotonic, Op, Outcome,
     Revision, Timestamp, Txn, TxnId,
 };
-use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
@@ -388,7 +387,7 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     fn commit(&mut self, txn: Txn) -> Result<Commit, Error> {
-        let body = txn.id.map(|id| (id, digest(&txn)));
+        let body = txn.id.map(|id| (id, txn.digest()));
         if let Some((id, body)) = body {
             if let Some(recorded) = self.recorded(id) {
                 return self.replay(&recorded, body);
@@ -513,33 +512,4 @@ impl Batch<'_> {
     fn cursor(&self, revision: Revision) -> Cursor {
         self.index.cursor(revision)
     }
-}
-
-/// What makes two transactions the same: everything but the id.
-fn digest(txn: &Txn) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let mut field = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    for compare in &txn.compares {
-        field(compare.key.as_bytes());
-        match compare.expect {
-            Expect::Absent => field(b"absent"),
-            Expect::ModRevision(revision) => field(&revision.0.to_be_bytes()),
-        }
-    }
-    // Compares are pairs and writes are triples: without this a compare could pass as a write.
-    field(b"writes");
-    for op in &txn.ops {
-        field(op.key().as_bytes());
-        match op {
-            Op::Put(_, value) => {
-                field(b"put");
-                field(value);
-            },
-            Op::Delete(_) => field(b"delete"),
-        }
-    }
-    hash.finalize().into()
 }

@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use cpl_core::store::{
-    Bound, Entry, Error, Event, Expect, Key, KeyMeta, Kind, Op, Range, Revision, Txn, limits,
+    Bound, Entry, Error, Event, Expect, Key, KeyMeta, Kind, Op, Range, Revision, limits,
 };
-use sha2::{Digest, Sha256};
 use sqlx::FromRow;
 
 /// Above every key that is allowed.
@@ -168,29 +167,6 @@ pub(crate) fn collect(
     })
 }
 
-/// What a transaction with an id is recognised by.
-pub(crate) fn digest(txn: &Txn) -> Vec<u8> {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update(bytes.len().to_be_bytes());
-        hash.update(bytes);
-    };
-    part(&txn.compares.len().to_be_bytes());
-    for compare in &txn.compares {
-        part(compare.key.as_bytes());
-        part(&expected(compare.expect).to_be_bytes());
-    }
-    for op in &txn.ops {
-        part(op.key().as_bytes());
-        match op {
-            Op::Put(_, value) => part(value),
-            Op::Delete(_) => part(b"deleted: not a length, so not a value"),
-        }
-        part(&[u8::from(matches!(op, Op::Put(..)))]);
-    }
-    hash.finalize().to_vec()
-}
-
 pub(crate) const fn expected(expect: Expect) -> i64 {
     match expect {
         Expect::ModRevision(revision) => number(revision),
@@ -233,23 +209,5 @@ mod tests {
         assert_eq!(collected(i64::from(CHANGES)), (vec![(3, 1)], 4, true));
         let nothing = collect(vec![], Revision(2), Revision(7)).unwrap();
         assert_eq!((nothing.through.0, nothing.cut), (7, false));
-    }
-
-    #[test]
-    fn transactions_that_differ_have_other_digests() {
-        let key = |name: &str| Key::new(name.to_owned()).unwrap();
-        let txns = [
-            Txn::new(),
-            Txn::new().put(key("a"), "b"),
-            Txn::new().put(key("ab"), ""),
-            Txn::new().put(key("a"), "").put(key("b"), ""),
-            Txn::new().delete(key("a")),
-            Txn::new().put(key("a"), ""),
-            Txn::new().put(key("a"), "deleted: not a length, so not a value"),
-            Txn::new().expect(key("a"), Expect::Absent),
-            Txn::new().expect(key("a"), Expect::ModRevision(Revision(1))),
-        ];
-        let digests: std::collections::BTreeSet<_> = txns.iter().map(digest).collect();
-        assert_eq!(digests.len(), txns.len());
     }
 }

@@ -155,7 +155,7 @@ impl Call {
                 .collect(),
             digests: txns
                 .iter()
-                .map(|txn| txn.id.map(|_| rows::digest(txn)))
+                .map(|txn| txn.id.map(|_| txn.digest().to_vec()))
                 .collect(),
             compare_counts: txns.iter().map(|txn| count(txn.compares.len())).collect(),
             write_counts: txns.iter().map(|txn| count(txn.ops.len())).collect(),

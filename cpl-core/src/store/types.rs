@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::error::{Error, Kind};
 use crate::ids::{StoreId, TxnId};
@@ -389,6 +390,35 @@ impl Txn {
         compares + ops
     }
 
+    /// What makes two transactions the same: everything but the id. Backends keep it with the id.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut field = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        for compare in &self.compares {
+            field(compare.key.as_bytes());
+            match compare.expect {
+                Expect::Absent => field(b"absent"),
+                Expect::ModRevision(revision) => field(&revision.0.to_be_bytes()),
+            }
+        }
+        // Compares are pairs and writes are triples: without this a compare could pass as a write.
+        field(b"writes");
+        for op in &self.ops {
+            field(op.key().as_bytes());
+            match op {
+                Op::Put(_, value) => {
+                    field(b"put");
+                    field(value);
+                },
+                Op::Delete(_) => field(b"delete"),
+            }
+        }
+        hash.finalize().into()
+    }
+
     /// Checks everything that every backend refuses, so that all refuse the same.
     ///
     /// # Errors
@@ -531,6 +561,9 @@ pub struct Limits {
     pub txn_bytes: usize,
     /// Only one process at a time can have this store open: a new one proves the old one dead.
     pub exclusive: bool,
+    /// Every revision is a change of a key. Where it is not, the store's own records take revisions, and so may others
+    /// who share the backend: the newest revision moves though nothing changed.
+    pub dense: bool,
 }
 
 impl Limits {
@@ -541,6 +574,41 @@ impl Limits {
             txn_ops: limits::TXN_OPS,
             txn_bytes: limits::TXN_BYTES,
             exclusive,
+            dense: true,
         }
+    }
+
+    /// The same, of a store whose own records take revisions.
+    #[must_use]
+    pub const fn sparse(self) -> Self {
+        Self {
+            dense: false,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_that_differ_have_other_digests() {
+        let key = |name: &str| Key::new(name.to_owned()).unwrap();
+        let txns = [
+            Txn::new(),
+            Txn::new().put(key("a"), "b"),
+            Txn::new().put(key("ab"), ""),
+            Txn::new().put(key("a"), "").put(key("b"), ""),
+            Txn::new().delete(key("a")),
+            Txn::new().put(key("a"), ""),
+            Txn::new().put(key("a"), "delete"),
+            Txn::new().expect(key("a"), Expect::Absent),
+            Txn::new().expect(key("a"), Expect::ModRevision(Revision(1))),
+        ];
+        let digests: std::collections::BTreeSet<_> = txns.iter().map(Txn::digest).collect();
+        assert_eq!(digests.len(), txns.len());
+        let named = Txn::new().with_id(TxnId(7));
+        assert_eq!(named.digest(), Txn::new().digest());
     }
 }

@@ -120,6 +120,11 @@ impl Tail {
         self.state().head
     }
 
+    /// Everything above this revision is kept; what happened at it has been told, or is forgotten.
+    pub fn floor(&self) -> Revision {
+        self.state().floor
+    }
+
     /// Everything up to here is forgotten, as far as is known.
     pub fn compacted(&self) -> Revision {
         self.state().compacted

@@ -34,12 +34,8 @@ pub(super) async fn compaction_keeps_what_is_live(world: World) -> Checked {
 pub(super) async fn compaction_has_bounds(world: World) -> Checked {
     let first = world.put("k", "1").await?;
     let last = world.put("k", "2").await?;
-    let future = world.store.compact(Revision(last.0 + 1)).await;
-    refused(
-        "a future compaction",
-        future,
-        &Kind::FutureRevision { head: last },
-    )?;
+    let future = world.store.compact(World::future(last)).await;
+    world.refused_as_future("a future compaction", future, last)?;
     world.store.compact(last).await?;
     world.store.compact(first).await?;
     let mut cursor = world.head().await?;
@@ -155,12 +151,8 @@ pub(super) async fn a_compacted_store_answers_as_before(world: World) -> Checked
         world.store.commit(twice).await,
         &Kind::Invalid,
     )?;
-    let future = world.store.compact(Revision(last.0 + 1)).await;
-    refused(
-        "a future compaction",
-        future,
-        &Kind::FutureRevision { head: last },
-    )?;
+    let future = world.store.compact(World::future(last)).await;
+    world.refused_as_future("a future compaction", future, last)?;
     let fence = world.put("k", "4").await?;
     same(
         "the events of an idle range",

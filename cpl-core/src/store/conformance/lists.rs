@@ -186,12 +186,11 @@ pub(super) async fn pages_are_bounded_in_bytes(world: World) -> Checked {
 pub(super) async fn an_empty_store_answers(world: World) -> Checked {
     let at = world.head().await?;
     let read = world.store.get(&key("k")).await?;
-    same("an absent key", &(read.value, read.at), &(None, at))?;
-    same(
-        "all entries",
-        &world.list(Range::all()).await?,
-        &(Vec::new(), at),
-    )?;
+    same("an absent key", &read.value, &None)?;
+    world.not_moved("its revision", read.at.revision, at.revision)?;
+    let (entries, listed) = world.list(Range::all()).await?;
+    same("all entries", &entries, &Vec::new())?;
+    world.not_moved("their revision", listed.revision, at.revision)?;
     let token = PageToken {
         at,
         after: key("k"),
@@ -209,20 +208,12 @@ pub(super) async fn an_empty_store_answers(world: World) -> Checked {
         &(Vec::new(), at),
     )?;
     world.store.compact(at.revision).await?;
-    let future = world.store.compact(Revision(at.revision.0 + 1)).await;
-    refused(
-        "a future compaction",
-        future,
-        &Kind::FutureRevision { head: at.revision },
-    )?;
     let mut ahead = at;
-    ahead.revision = Revision(at.revision.0 + 1);
+    ahead.revision = World::future(at.revision);
+    let future = world.store.compact(ahead.revision).await;
+    world.refused_as_future("a future compaction", future, at.revision)?;
     let result = world.try_watch(Range::all(), ahead).await;
-    refused(
-        "a watch of the future",
-        result,
-        &Kind::FutureRevision { head: at.revision },
-    )?;
+    world.refused_as_future("a watch of the future", result, at.revision)?;
     let replace = Txn::new()
         .expect(key("k"), Expect::ModRevision(ahead.revision))
         .put(key("k"), "v");

@@ -59,7 +59,7 @@ pub(super) async fn an_id_with_another_body_is_refused(world: World) -> Checked 
         let result = world.store.commit(other).await;
         refused("another body", result, &Kind::TxnIdReused)?;
     }
-    same("the head", &world.head().await?, &before)
+    world.head_is(before).await
 }
 
 pub(super) async fn a_void_id_never_applies(world: World) -> Checked {

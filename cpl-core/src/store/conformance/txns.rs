@@ -34,11 +34,8 @@ pub(super) async fn racing_creates_have_one_winner(world: World) -> Checked {
         &losers,
         &vec![vec![(key("k"), Some(meta))]; 7],
     )?;
-    same(
-        "the head",
-        &world.head().await?.revision,
-        &meta.mod_revision,
-    )
+    let head = world.head().await?.revision;
+    world.not_moved("the head", head, meta.mod_revision)
 }
 
 pub(super) async fn a_version_restarts_after_a_delete(world: World) -> Checked {
@@ -61,22 +58,22 @@ pub(super) async fn what_changes_nothing_makes_no_revision(world: World) -> Chec
     world.put("k", "1").await?;
     let before = world.head().await?;
     let revision = world.delete("absent").await?;
-    same(
+    world.not_moved(
         "the revision of deleting nothing",
-        &revision,
-        &before.revision,
+        revision,
+        before.revision,
     )?;
     let revision = world.apply(Txn::new()).await?;
-    same(
+    world.not_moved(
         "the revision of an empty transaction",
-        &revision,
-        &before.revision,
+        revision,
+        before.revision,
     )?;
     let txn = Txn::new()
         .expect(key("k"), Expect::Absent)
         .put(key("k"), "2");
     world.compare_fails(txn).await?;
-    same("the head", &world.head().await?, &before)?;
+    world.head_is(before).await?;
     let mut watch = world.watch(Range::all(), before).await?;
     let fence = world.put("fence", "").await?;
     let revisions: Vec<_> = watch
@@ -146,7 +143,7 @@ pub(super) async fn a_key_twice_is_refused(world: World) -> Checked {
     for (what, txn) in twice {
         refused(what, world.store.commit(txn).await, &Kind::Invalid)?;
     }
-    same("the head", &world.head().await?, &before)
+    world.head_is(before).await
 }
 
 pub(super) async fn limits_are_kept_and_named(world: World) -> Checked {
@@ -184,7 +181,7 @@ pub(super) async fn limits_are_kept_and_named(world: World) -> Checked {
             )
         })?;
     }
-    same("the head", &world.head().await?, &before)
+    world.head_is(before).await
 }
 
 pub(super) async fn the_longest_key_is_a_key(world: World) -> Checked {
@@ -327,11 +324,9 @@ pub(super) async fn a_false_compare_is_told_with_what_is_there(world: World) -> 
         (key("d"), None),
     ];
     same("the false compares", &failed, &expected)?;
-    same(
-        "the store",
-        &world.list(Range::all()).await?,
-        &(before, head),
-    )
+    let (after, at) = world.list(Range::all()).await?;
+    same("the store", &after, &before)?;
+    world.not_moved("the revision of the store", at.revision, head.revision)
 }
 
 pub(super) async fn a_stale_revision_stops_a_delete(world: World) -> Checked {
@@ -353,7 +348,7 @@ pub(super) async fn a_compare_alone_is_a_question(world: World) -> Checked {
     let before = world.head().await?;
     let ask = |expect| Txn::new().expect(key("k"), expect);
     let answered = world.apply(ask(Expect::ModRevision(revision))).await?;
-    same("the revision of the answer", &answered, &before.revision)?;
+    world.not_moved("the revision of the answer", answered, before.revision)?;
     world.compare_fails(ask(Expect::Absent)).await?;
-    same("the head", &world.head().await?, &before)
+    world.head_is(before).await
 }

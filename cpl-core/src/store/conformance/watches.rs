@@ -59,13 +59,9 @@ pub(super) async fn progress_reaches_a_range_that_nobody_writes_to(world: World)
 pub(super) async fn a_future_revision_is_refused(world: World) -> Checked {
     let revision = world.put("k", "v").await?;
     let mut cursor = world.head().await?;
-    cursor.revision = Revision(revision.0 + 5);
+    cursor.revision = World::future(revision);
     let result = world.try_watch(Range::all(), cursor).await;
-    refused(
-        "a watch of the future",
-        result,
-        &Kind::FutureRevision { head: revision },
-    )
+    world.refused_as_future("a watch of the future", result, revision)
 }
 
 pub(super) async fn a_foreign_cursor_is_refused(world: World) -> Checked {

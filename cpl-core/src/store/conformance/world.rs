@@ -69,6 +69,43 @@ pub(super) fn refused<T: Debug>(what: &str, got: Result<T, Error>, expected: &Ki
 }
 
 impl World {
+    /// That a revision is the expected one; where the store's own records take revisions, that it is not below.
+    pub(super) fn not_moved(&self, what: &str, got: Revision, expected: Revision) -> Checked {
+        if self.store.limits().dense {
+            return same(what, &got, &expected);
+        }
+        holds(got >= expected, || {
+            format!("{what}: expected at least {expected}, got {got}")
+        })
+    }
+
+    /// That the newest revision is still this one.
+    pub(super) async fn head_is(&self, expected: Cursor) -> Checked {
+        let head = self.head().await?;
+        self.not_moved("the head", head.revision, expected.revision)?;
+        same("the identity", &head.identity, &expected.identity)
+    }
+
+    /// A revision that is ahead of the store, also if its own records take some in the meantime.
+    pub(super) fn future(head: Revision) -> Revision {
+        Revision(head.0 + 1_000)
+    }
+
+    /// That a revision is refused because the newest one is this.
+    pub(super) fn refused_as_future<T: Debug>(
+        &self,
+        what: &str,
+        got: Result<T, Error>,
+        expected: Revision,
+    ) -> Checked {
+        if let Err(error) = &got
+            && let Kind::FutureRevision { head } = *error.kind()
+        {
+            return self.not_moved(what, head, expected);
+        }
+        refused(what, got, &Kind::FutureRevision { head: expected })
+    }
+
     /// Runs clients side by side, each a task of its own, and returns what they found in their order.
     /// The first failure cancels the others.
     pub(super) async fn together<T, F>(
