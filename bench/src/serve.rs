@@ -65,6 +65,7 @@ pub(crate) async fn run(arguments: Arguments) {
     let config = ServeConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], arguments.port)),
         store: StoreUrl::Embedded(arguments.dir.join("cpl.redb")),
+        store_password: None,
         data_dir: arguments.dir.clone(),
         tls: None,
         log_format: LogFormat::Text,

@@ -57,13 +57,9 @@ impl Server {
         };
         let bound = Bound::bind(config.listen, acceptor, clock).map_err(wrong)?;
         let address = bound.address().map_err(wrong)?;
-        let store = {
-            let (url, host) = (config.store.clone(), host.clone());
-            let opened = tokio::task::spawn_blocking(move || wiring::open(&url, &host)).await;
-            opened
-                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?
-                .map_err(|error| failed(&error))?
-        };
+        let store = wiring::open(&config.store, config.store_password.as_ref(), &host)
+            .await
+            .map_err(|error| failed(&error))?;
         let plane = Plane::start(host, store, plane)
             .await
             .map_err(|error| failed(&error))?;

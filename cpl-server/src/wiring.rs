@@ -1,18 +1,21 @@
 //! The one place that names the concrete stores and systems.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cpl_core::error::Error;
 use cpl_core::ids::StoreId;
 use cpl_core::spec::Kinds;
-use cpl_core::store::{MemoryStore, Store};
+use cpl_core::store::{self, MemoryStore, Store};
 use cpl_core::txn::{KeyRow, overlaps};
 use cpl_host::Host;
 use cpl_lb::kinds::{NodeKind, TargetGroupKind};
 use cpl_lb::plan::Fleet;
 use cpl_store_embedded::{Config, EmbeddedStore};
+use cpl_store_etcd::{EtcdConfig, EtcdStore};
+use cpl_store_postgres::{PostgresConfig, PostgresStore};
 
-use crate::cli::serve_config::StoreUrl;
+use crate::cli::serve_config::{Password, StoreUrl};
 
 /// The kinds of every system.
 pub fn kinds() -> Kinds {
@@ -36,26 +39,74 @@ pub fn key_table() -> Vec<KeyRow> {
     rows
 }
 
-/// Opens a store; an embedded one is created when its file does not exist.
-pub fn open(url: &StoreUrl, host: &Host) -> Result<Arc<dyn Store>, Error> {
+/// Opens a store, and makes it when it is not there.
+///
+/// # Errors
+/// Which part of the URL is wrong, or why the store cannot be opened; never the password.
+pub async fn open(
+    url: &StoreUrl,
+    password: Option<&Password>,
+    host: &Host,
+) -> Result<Arc<dyn Store>, Error> {
     debug_assert_eq!(overlaps(&key_table()), None, "no key belongs to two kinds");
-    let (clock, ids) = (Arc::clone(&host.clock), Arc::clone(&host.ids));
+    let (clock, ids, spawner) = (Arc::clone(&host.clock), &*host.ids, &*host.spawner);
     match url {
-        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(StoreId::fresh(&*ids), clock))),
+        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(StoreId::fresh(ids), clock))),
         StoreUrl::Embedded(path) => {
-            let store = EmbeddedStore::open_or_create(path, Config::default(), clock, &*ids);
             let context = format!("open the store {}", path.display());
+            let store = open_file(path.clone(), host).await;
             Ok(Arc::new(
                 store.map_err(|error| Error::store(&context, error))?,
+            ))
+        },
+        StoreUrl::Etcd(url) => {
+            let mut config =
+                EtcdConfig::parse(url).map_err(|error| wrong_url(error.to_string()))?;
+            if let Some(password) = password {
+                config = config.with_password(password.reveal());
+            }
+            let store = EtcdStore::open(&config, clock, ids, spawner).await;
+            Ok(Arc::new(
+                store.map_err(|error| Error::store("open the store", error))?,
+            ))
+        },
+        StoreUrl::Postgres(url) => {
+            let mut config =
+                PostgresConfig::parse(url).map_err(|error| wrong_url(error.to_string()))?;
+            if let Some(password) = password {
+                config = config.with_password(password.reveal());
+            }
+            let store = PostgresStore::open(&config, clock, ids, spawner).await;
+            Ok(Arc::new(
+                store.map_err(|error| Error::store("open the store", error))?,
             ))
         },
     }
 }
 
+fn wrong_url(what: String) -> Error {
+    let invalid = store::Error::new(store::Kind::Invalid, what);
+    Error::store("open the store", invalid)
+}
+
+/// Reads and checks a file, which takes as long as the disk does.
+async fn open_file(path: PathBuf, host: &Host) -> Result<EmbeddedStore, store::Error> {
+    let (clock, ids) = (Arc::clone(&host.clock), Arc::clone(&host.ids));
+    let opening = tokio::task::spawn_blocking(move || {
+        EmbeddedStore::open_or_create(path, Config::default(), clock, &*ids)
+    });
+    match opening.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            Err(store::Error::new(store::Kind::Corrupt, "open a file").with_source(error))
+        },
+    }
+}
+
 /// Everything in a store at one revision, one JSON value per line.
-pub async fn export(store: &dyn Store) -> Result<Vec<u8>, cpl_core::store::Error> {
+pub async fn export(from: &dyn Store) -> Result<Vec<u8>, store::Error> {
     let mut text = Vec::new();
-    cpl_store_embedded::export(store, &mut text).await?;
+    cpl_store_embedded::export(from, &mut text).await?;
     Ok(text)
 }
 

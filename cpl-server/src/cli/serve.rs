@@ -10,14 +10,18 @@ pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// Where the state is kept: embedded:PATH or memory: [default: embedded:DATA-DIR/cpl.redb]
+    /// Where the state is kept: `embedded:PATH`, `etcd://HOST,HOST/PREFIX`,
+    /// `postgres://USER@HOST/DATABASE` or `memory:` [default: embedded:DATA-DIR/cpl.redb]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// The password of the store, in the first line of a file; or the variable `CPL_STORE_PASSWORD`
+    #[arg(long, value_name = "FILE")]
+    pub store_password_file: Option<String>,
     /// The folder for everything that has to survive a restart [default: cpl-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// A TOML file with the same settings (`listen`, `store`, `data_dir`, `tls_cert`, `tls_key`,
-    /// `log_format`, `log`); relative paths in it begin at its folder
+    /// A TOML file with the same settings (`listen`, `store`, `store_password_file`, `data_dir`,
+    /// `tls_cert`, `tls_key`, `log_format`, `log`); relative paths in it begin at its folder
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Serve TLS with this certificate chain (PEM); needs --tls-key

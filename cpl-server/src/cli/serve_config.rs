@@ -1,10 +1,13 @@
 //! Settings of `cpl serve` from four places: flags, then `CPL_*` variables, then the file, then the
 //! defaults. The layering is pure; reading the file is one function above it.
 
+use std::fmt::{Debug, Formatter};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cpl_store_etcd::EtcdConfig;
+use cpl_store_postgres::PostgresConfig;
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -17,6 +20,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Where the state is kept.
     pub store: StoreUrl,
+    /// The password of a store that asks for one.
+    pub store_password: Option<Password>,
     /// Where everything else is kept that has to survive a restart.
     pub data_dir: PathBuf,
     /// With what TLS is served; plain HTTP when absent.
@@ -35,8 +40,40 @@ pub enum StoreUrl {
         /// The file.
         PathBuf,
     ),
+    /// An etcd cluster.
+    Etcd(
+        /// Its URL, as [`EtcdConfig::parse`] reads it.
+        String,
+    ),
+    /// A PostgreSQL database.
+    Postgres(
+        /// Its URL, as [`PostgresConfig::parse`] reads it.
+        String,
+    ),
     /// Nowhere: it is gone when the server ends.
     Memory,
+}
+
+/// A password; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// This password.
+    pub const fn new(password: String) -> Self {
+        Self(password)
+    }
+
+    /// For whoever has to send it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for Password {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(…)")
+    }
 }
 
 impl FromStr for StoreUrl {
@@ -46,9 +83,31 @@ impl FromStr for StoreUrl {
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
             Some(("embedded", path)) if !path.is_empty() => Ok(Self::Embedded(path.into())),
-            _ => Err("expected embedded:PATH or memory:".to_owned()),
+            Some(("etcd" | "etcds", _)) => {
+                EtcdConfig::parse(text).map_err(|error| chain(&error))?;
+                Ok(Self::Etcd(text.to_owned()))
+            },
+            Some(("postgres" | "postgresql", _)) => {
+                PostgresConfig::parse(text).map_err(|error| chain(&error))?;
+                Ok(Self::Postgres(text.to_owned()))
+            },
+            _ => Err(
+                "expected embedded:PATH, etcd://HOST,…/PREFIX, postgres://HOST/DATABASE or memory:"
+                    .to_owned(),
+            ),
         }
     }
+}
+
+/// An error with what lies behind it, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// Files with what TLS needs, both PEM.
@@ -87,8 +146,10 @@ impl FromStr for LogFormat {
 pub struct Settings {
     /// `ADDRESS:PORT`.
     pub listen: Option<String>,
-    /// `embedded:PATH` or `memory:`.
+    /// `embedded:PATH`, `etcd://…`, `postgres://…` or `memory:`.
     pub store: Option<String>,
+    /// A file.
+    pub store_password_file: Option<String>,
     /// A folder.
     pub data_dir: Option<String>,
     /// A file.
@@ -124,12 +185,34 @@ pub fn load(
         file,
         path: path.unwrap_or_default(),
     };
-    layers.resolve().map_err(|wrong| {
+    let invalid = |wrong: Vec<String>| {
         wrong.into_iter().fold(
             Failure::invalid("the settings are not valid"),
             Failure::detail,
         )
-    })
+    };
+    let mut config = layers.resolve().map_err(invalid)?;
+    config.store_password = match layers.path_of("store_password_file", |s| &s.store_password_file)
+    {
+        Some(path) => Some(read_password(&path)?),
+        None => env("CPL_STORE_PASSWORD").map(Password),
+    };
+    Ok(config)
+}
+
+/// The first line of a file.
+fn read_password(path: &Path) -> Result<Password, Failure> {
+    let unreadable = |what: &dyn std::fmt::Display| {
+        Failure::invalid(format!(
+            "the password in {} cannot be read: {what}",
+            path.display()
+        ))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Password(line.to_owned())),
+        _ => Err(unreadable(&"it is empty")),
+    }
 }
 
 fn read_file(path: &Path) -> Result<Settings, Failure> {
@@ -145,6 +228,7 @@ impl Settings {
         Self {
             listen: env("CPL_LISTEN"),
             store: env("CPL_STORE"),
+            store_password_file: env("CPL_STORE_PASSWORD_FILE"),
             data_dir: env("CPL_DATA_DIR"),
             tls_cert: env("CPL_TLS_CERT"),
             tls_key: env("CPL_TLS_KEY"),
@@ -206,6 +290,7 @@ impl Layers {
         Ok(ServeConfig {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8_080))),
             store: store.unwrap_or_else(|| StoreUrl::Embedded(data_dir.join("cpl.redb"))),
+            store_password: None,
             data_dir,
             tls,
             log_format: log_format.unwrap_or(LogFormat::Text),
@@ -255,7 +340,7 @@ impl Layers {
         let in_file = self.written("store", |s| &s.store)?.in_file;
         match self.parsed("store", |s| &s.store, wrong)? {
             StoreUrl::Embedded(path) => Some(StoreUrl::Embedded(self.based(path, in_file))),
-            StoreUrl::Memory => Some(StoreUrl::Memory),
+            other => Some(other),
         }
     }
 
@@ -273,6 +358,7 @@ impl ServeArgs {
         let Self {
             listen,
             store,
+            store_password_file,
             data_dir,
             config: _,
             tls_cert,
@@ -283,6 +369,7 @@ impl ServeArgs {
         Settings {
             listen,
             store,
+            store_password_file,
             data_dir,
             tls_cert,
             tls_key,

@@ -111,6 +111,7 @@ async fn start_server(
     let config = ServeConfig {
         listen,
         store: StoreUrl::Embedded(dir.join("cpl.redb")),
+        store_password: None,
         data_dir: dir.to_owned(),
         tls: None,
         log_format: LogFormat::Text,

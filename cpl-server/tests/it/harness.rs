@@ -33,6 +33,7 @@ pub(crate) async fn serve_with(dir: &Path, port: u16, tls: Option<TlsFiles>) -> 
     let config = ServeConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
         store: StoreUrl::Embedded(dir.join("cpl.redb")),
+        store_password: None,
         data_dir: dir.to_owned(),
         tls,
         log_format: LogFormat::Text,

@@ -123,7 +123,9 @@ impl World {
     async fn start(file: Option<PathBuf>, seed: u64) -> Self {
         let host = Host::new();
         let raw: Arc<dyn Store> = match &file {
-            Some(file) => wiring::open(&StoreUrl::Embedded(file.clone()), &host).unwrap(),
+            Some(file) => wiring::open(&StoreUrl::Embedded(file.clone()), None, &host)
+                .await
+                .unwrap(),
             None => Arc::new(MemoryStore::new(StoreId(7), Arc::clone(&host.clock))),
         };
         let (faulty, plane) = serve(&host, &raw, seed).await;
@@ -229,7 +231,9 @@ impl World {
             self.raw = Arc::clone(&nothing);
             let (faulty, plane) = serve(&self.host, &nothing, 0).await;
             (self.faulty, self.plane) = (faulty, plane);
-            self.raw = wiring::open(&StoreUrl::Embedded(file), &self.host).unwrap();
+            self.raw = wiring::open(&StoreUrl::Embedded(file), None, &self.host)
+                .await
+                .unwrap();
         }
         self.seed = self.seed.wrapping_add(1);
         let (faulty, plane) = serve(&self.host, &self.raw, self.seed).await;
