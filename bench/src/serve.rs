@@ -75,6 +75,7 @@ pub(crate) async fn run(arguments: Arguments) {
     let plane = PlaneConfig {
         agent_wait: wait,
         agent_grace: wait * 3,
+        ..PlaneConfig::default()
     };
     let server = Server::start(&config, plane, Host::new()).await.unwrap();
     if arguments.prepare {

@@ -9,7 +9,7 @@ use cpl_core::clock::Task;
 use cpl_core::delivery::{Appender, Deliveries, DeliveryConfig, Folder, System, companions};
 use cpl_core::error::Error;
 use cpl_core::ids::ReplicaId;
-use cpl_core::lease::{Ownership, claim};
+use cpl_core::lease::{self, Ownership, SessionTimes, claim};
 use cpl_core::reconcile::{self, NodeController, NodeControllerConfig};
 use cpl_core::spec::{
     Affected, Catalog, Companions, Kinds, Object, ObjectChange, View, Writer, WriterConfig,
@@ -17,13 +17,16 @@ use cpl_core::spec::{
 use cpl_core::store::{Cache, Range, Store};
 use cpl_core::txn::ROOT;
 use cpl_host::Host;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::housekeeping::Housekeeping;
 use crate::wiring;
 
 /// How often silent agents are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long giving up the session may take.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// What can be set of a control plane.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ pub struct PlaneConfig {
     pub agent_wait: Duration,
     /// How long an agent may be silent before it counts as gone.
     pub agent_grace: Duration,
+    /// How long a session lasts on a store that several processes share.
+    pub session: SessionTimes,
 }
 
 impl Default for PlaneConfig {
@@ -39,6 +44,7 @@ impl Default for PlaneConfig {
         Self {
             agent_wait: Duration::from_secs(10),
             agent_grace: Duration::from_secs(25),
+            session: SessionTimes::default(),
         }
     }
 }
@@ -66,6 +72,8 @@ pub struct Plane {
     pub deliveries: Arc<Deliveries>,
     /// What this process owns.
     pub ownership: Ownership,
+    /// Why it no longer does, once that is so.
+    lost: watch::Receiver<Option<Arc<Error>>>,
     loops: Mutex<Vec<Task>>,
 }
 
@@ -80,12 +88,14 @@ impl Plane {
         let kinds = wiring::kinds();
         let system = wiring::system();
         let replica = ReplicaId::fresh(&*ids);
-        let ownership = claim(&*store, &*clock, &*ids, replica).await?;
+        let ownership = claim(&*store, &*clock, &*ids, replica, &config.session).await?;
         let cache = load(&store, &host, &kinds).await?;
         let mut loops = vec![
             host.spawner
                 .spawn("cache", Box::pin(Arc::clone(&cache).run())),
         ];
+
+        let lost = held(&host, &store, &ownership, config.session, &mut loops);
 
         let (writer, task) = Writer::start(
             WriterConfig {
@@ -137,8 +147,33 @@ impl Plane {
             registry,
             deliveries,
             ownership,
+            lost,
             loops: Mutex::new(loops),
         }))
+    }
+
+    /// Completes once this process no longer owns what it took, with the reason; never on a store that nobody
+    /// shares. From then on its writes are refused, and it should end.
+    pub async fn lost(&self) -> Arc<Error> {
+        let mut lost = self.lost.clone();
+        let found = match lost.wait_for(Option::is_some).await {
+            Ok(found) => found.clone(),
+            Err(_) => None,
+        };
+        match found {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives up what this process owns, so that another replica can go on at once. To be called when all has
+    /// been stopped.
+    pub async fn release(&self) {
+        let Host { clock, ids, .. } = &self.host;
+        let released = lease::release(&*self.store, &**clock, &**ids, &self.ownership, RELEASE);
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "the session was not released: it lapses by itself");
+        }
     }
 
     /// Stops every loop and returns when all have ended. Reads go on; changes are refused.
@@ -148,6 +183,28 @@ impl Plane {
             running.stop().await;
         }
     }
+}
+
+/// Starts to hold the session, where it has to be, and returns where its loss is told.
+fn held(
+    host: &Host,
+    store: &Arc<dyn Store>,
+    ownership: &Ownership,
+    times: SessionTimes,
+    loops: &mut Vec<Task>,
+) -> watch::Receiver<Option<Arc<Error>>> {
+    let (losing, lost) = watch::channel(None);
+    if ownership.is_renewed() {
+        let (own, store, ownership) = (host.clone(), Arc::clone(store), ownership.clone());
+        let holding = async move {
+            let held = lease::hold(&*store, &*own.clock, &*own.ids, &ownership, &times);
+            let error = held.await;
+            tracing::error!(%error, "this replica no longer leads");
+            losing.send_replace(Some(Arc::new(error)));
+        };
+        loops.push(host.spawner.spawn("session", Box::pin(holding)));
+    }
+    lost
 }
 
 async fn load(

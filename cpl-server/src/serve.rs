@@ -95,6 +95,7 @@ impl Server {
             tracing::error!(%error, "the listener ended badly");
         }
         self.plane.stop().await;
+        self.plane.release().await;
     }
 }
 
@@ -182,10 +183,14 @@ pub fn run(config: &ServeConfig) -> Outcome {
             admin_token = %server.admin_token.display(),
             "serving"
         );
-        until_told_to_stop().await?;
+        let plane = Arc::clone(&server.plane);
+        let lost = tokio::select! {
+            told = until_told_to_stop() => told.map(|()| None)?,
+            lost = plane.lost() => Some(lost),
+        };
         tracing::info!("stopping");
         server.stop().await;
-        Ok(Exit::Success)
+        lost.map_or(Ok(Exit::Success), |error| Err(failed(&error)))
     })
 }
 

@@ -4,13 +4,13 @@
 //! of a holder compares the record. Time only decides when to try; the epoch decides who may.
 //!
 //! A store that one process has alone (`limits().exclusive`) proves the predecessor dead, so a new
-//! process takes over at once. Several replicas on a shared store, with sessions that are renewed,
-//! need more than is here, and are refused.
+//! process takes over at once. On a shared store a session is renewed by an ordinary write, and one
+//! process at a time owns the shard: the others stand by until its session lapsed or was released.
 
 mod model;
 mod repo;
 mod service;
 
-pub use self::model::{Owner, Ownership, Session, Shard};
-pub use self::repo::{SESSION, SHARD, keys};
-pub use self::service::claim;
+pub use self::model::{Owner, Ownership, Session, SessionTimes, Shard};
+pub use self::repo::{RENEWAL, SESSION, SHARD, keys};
+pub use self::service::{claim, hold, release};

@@ -1,8 +1,10 @@
 //! Who owns what, and the proof of it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::clock::{Monotonic, Timestamp};
 use crate::ids::ReplicaId;
 use crate::store::{Key, Revision};
 use crate::txn::Fence;
@@ -62,6 +64,47 @@ fence!(
 pub struct Ownership {
     /// Its session.
     pub session: Session,
-    /// The one shard of an exclusive store.
+    /// The one shard.
     pub shard: Shard,
+    /// On a shared store, when the claim was sent and the revision of its first renewal.
+    pub(super) renewed: Option<(Monotonic, Revision)>,
+}
+
+impl Ownership {
+    /// Whether it has to be held by [`hold`](super::hold).
+    pub const fn is_renewed(&self) -> bool {
+        self.renewed.is_some()
+    }
+}
+
+/// The record by which a holder shows that it is there. It is not the record that fences compare: that
+/// one stays as it is while the session lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// How often it was renewed.
+    pub(super) count: u64,
+    /// When, for people.
+    pub(super) at: Timestamp,
+}
+
+/// How long a session lasts on a shared store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTimes {
+    /// How often it is renewed.
+    pub renew: Duration,
+    /// How long after the sending of its last renewal a holder goes on, by its own clock.
+    pub ttl: Duration,
+    /// How much longer others wait, for clocks of different pace.
+    pub skew: Duration,
+}
+
+impl Default for SessionTimes {
+    /// 3 s, 10 s and 2 s.
+    fn default() -> Self {
+        Self {
+            renew: Duration::from_secs(3),
+            ttl: Duration::from_secs(10),
+            skew: Duration::from_secs(2),
+        }
+    }
 }

@@ -4,10 +4,12 @@ use crate::txn::{Claim, KeyKind, KeyRow};
 
 /// Sessions by replica.
 pub const SESSION: KeyKind<Claim> = KeyKind::new("/cpl/v1/sessions/{replica}");
+/// The renewals of sessions by replica, on shared stores.
+pub const RENEWAL: KeyKind<Claim> = KeyKind::new("/cpl/v1/session_renewals/{replica}");
 /// Owners by shard.
 pub const SHARD: KeyKind<Claim> = KeyKind::new("/cpl/v1/shards/{shard}");
 
 /// The rows of this slice.
 pub fn keys() -> Vec<KeyRow> {
-    vec![SESSION.row(), SHARD.row()]
+    vec![SESSION.row(), RENEWAL.row(), SHARD.row()]
 }

@@ -1,71 +1,258 @@
-//! Taking ownership.
+//! Taking ownership, keeping it, and giving it up.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use super::model::{Owner, Ownership, Session, Shard};
-use super::repo::{SESSION, SHARD};
-use crate::clock::Clock;
+use futures::future::{Either, select};
+
+use super::model::{Owner, Ownership, Renewal, Session, SessionTimes, Shard};
+use super::repo::{RENEWAL, SESSION, SHARD};
+use crate::clock::{Clock, Monotonic};
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, ReplicaId, TxnId};
 use crate::store::{Revision, Store};
-use crate::txn::{Claim, ClaimTxn, Guard, Settled, TypedKey, commit, decode};
+use crate::txn::{Claim, ClaimTxn, Fence, Guard, Settled, TypedKey, commit, decode};
 use crate::version::Epoch;
 
 /// How long taking over may take before the process gives up and says so.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often somebody else may be faster.
+/// How often somebody else may be faster on a store that nobody shares.
 const TRIES: usize = 5;
-/// The one shard of an exclusive store.
+/// How often a process that stands by looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// The one shard.
 const ONLY_SHARD: &str = "0";
 
 /// Takes the session of `replica` and the shard, ending the session of whoever had them before.
 ///
+/// On a store that several processes share it stands by, without end, until the session of the holder
+/// was released or has not been renewed for `ttl` and `skew` by this process' own clock; the claim compares
+/// what was seen, so a holder that was only slow keeps what it has. Dropping the future may leave a
+/// session that nobody renews.
+///
 /// # Errors
-/// `FailedPrecondition` on a store that several processes share; `Aborted` when others keep taking
-/// over; and what the store says.
+/// `Aborted` when others keep taking over an exclusive store; and what the store says.
 pub async fn claim(
     store: &dyn Store,
     clock: &dyn Clock,
     ids: &dyn IdGen,
     replica: ReplicaId,
+    times: &SessionTimes,
 ) -> Result<Ownership, Error> {
-    if !store.limits().exclusive {
-        let detail = "several server replicas on a shared store are not supported yet";
-        return Err(Error::new(Kind::FailedPrecondition, "STORE_SHARED", detail));
-    }
-    let shard_key = SHARD.key(&[ONLY_SHARD]);
-    for _ in 0..TRIES {
-        let (was, before) = read_owner(store, &shard_key).await?;
-        let epoch = before.as_ref().map_or(Epoch(1), |owner| owner.epoch.next());
-        let owner = Owner {
-            holder: replica,
-            epoch,
-            since: clock.wall(),
+    let shared = !store.limits().exclusive;
+    let mut tries = 0;
+    loop {
+        let seen = if shared {
+            stand_by(store, clock, times).await?
+        } else {
+            look(store).await?
         };
-        let session_key = SESSION.key(&[&replica.to_string()]);
-        let id = TxnId::fresh(ids);
-        let mut txn = ClaimTxn::new(id, session_key.clone(), Guard::ABSENT, &owner).also(
-            shard_key.clone(),
-            was,
-            &owner,
-        );
-        if let Some(before) = before {
-            let ended = SESSION.key(&[&before.holder.to_string()]);
-            let (was, held) = read_owner(store, &ended).await?;
-            if held.is_some() {
-                txn = txn.release(ended, was);
-            }
+        if let Some(ownership) = take(store, clock, ids, replica, seen).await? {
+            return Ok(ownership);
         }
-        let deadline = clock.monotonic().plus(PATIENCE);
-        if let Settled::Applied(revision) = commit(store, clock, ids, txn, deadline).await? {
-            return Ok(ownership(owner, &session_key, &shard_key, revision));
+        tries += 1;
+        if !shared && tries == TRIES {
+            let detail = "others keep taking over the shard";
+            return Err(Error::new(Kind::Aborted, "TAKEOVER_CONTESTED", detail));
         }
     }
-    Err(Error::new(
-        Kind::Aborted,
-        "TAKEOVER_CONTESTED",
-        "others keep taking over the shard",
-    ))
+}
+
+/// Renews a session, and returns once it is lost: what was owned must not be used any more. What is
+/// written all the same is refused by its fence.
+///
+/// Dropping the future stops the renewals: then the session lapses, or [`release`] gives it up.
+pub async fn hold(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    ids: &dyn IdGen,
+    ownership: &Ownership,
+    times: &SessionTimes,
+) -> Error {
+    let lost = |detail: &str| Error::new(Kind::Aborted, "SESSION_LOST", detail);
+    let Some((mut sent, revision)) = ownership.renewed else {
+        return lost("the session is not one that is renewed");
+    };
+    let key = RENEWAL.key(&[&ownership.session.owner().holder.to_string()]);
+    let mut was = Guard::at(revision);
+    let mut count = 0;
+    loop {
+        let end = sent.plus(times.ttl);
+        clock.sleep_until(sent.plus(times.renew)).await;
+        let next = clock.monotonic();
+        if next >= end {
+            return lost("this process was paused for longer than its session lasts");
+        }
+        count += 1;
+        let renewal = Renewal {
+            count,
+            at: clock.wall(),
+        };
+        let txn = ClaimTxn::new(TxnId::fresh(ids), key.clone(), was, &renewal);
+        let renewing = pin!(commit(store, clock, ids, txn, end));
+        match select(renewing, clock.sleep_until(end)).await {
+            Either::Left((Ok(Settled::Applied(revision)), _)) => {
+                (was, sent) = (Guard::at(revision), next);
+            },
+            Either::Left((Ok(Settled::Lost { .. }), _)) => {
+                return lost("another replica took over");
+            },
+            Either::Left((Err(error), _)) => {
+                tracing::warn!(%error, "the session could not be renewed");
+                clock.sleep_until(end).await;
+                return lost("it could not be renewed in time");
+            },
+            Either::Right(_) => return lost("it could not be renewed in time"),
+        }
+    }
+}
+
+/// Gives up what a process owns on a shared store, so that the next need not wait. The fences of this
+/// process are refused from then on. Does nothing where nothing is renewed, or all is lost already.
+///
+/// # Errors
+/// What the store says; then the session lapses by itself.
+pub async fn release(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    ids: &dyn IdGen,
+    ownership: &Ownership,
+    patience: Duration,
+) -> Result<(), Error> {
+    if !ownership.is_renewed() {
+        return Ok(());
+    }
+    let owner = ownership.shard.owner();
+    let replica = owner.holder.to_string();
+    let renewal = RENEWAL.key(&[&replica]);
+    let was = read(store, &renewal).await?;
+    let txn = ClaimTxn::new(
+        TxnId::fresh(ids),
+        SHARD.key(&[ONLY_SHARD]),
+        Guard::at(ownership.shard.revision()),
+        owner,
+    )
+    .release(
+        SESSION.key(&[&replica]),
+        Guard::at(ownership.session.revision()),
+    )
+    .release(renewal, was);
+    let deadline = clock.monotonic().plus(patience);
+    commit(store, clock, ids, txn, deadline).await.map(drop)
+}
+
+/// What was seen of the shard and of whoever holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    shard: Guard,
+    owner: Option<Owner>,
+    session: Guard,
+    renewal: Guard,
+}
+
+impl Seen {
+    fn is_free(&self) -> bool {
+        self.owner.is_none() || self.session == Guard::ABSENT
+    }
+}
+
+/// Waits until the shard is free, or its holder has not been heard for long enough.
+async fn stand_by(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    times: &SessionTimes,
+) -> Result<Seen, Error> {
+    let mut seen = look(store).await?;
+    let mut since = clock.monotonic();
+    if let Some(owner) = seen.owner.as_ref().filter(|_| !seen.is_free()) {
+        tracing::info!(holder = %owner.holder, "standing by: another replica leads");
+    }
+    loop {
+        let unheard = clock.monotonic().since(since);
+        if seen.is_free() || unheard >= times.ttl.saturating_add(times.skew) {
+            return Ok(seen);
+        }
+        clock.sleep(LOOK).await;
+        match look(store).await {
+            Ok(now) if now == seen => {},
+            Ok(now) => (seen, since) = (now, clock.monotonic()),
+            Err(error) => tracing::warn!(%error, "the store does not say who leads"),
+        }
+    }
+}
+
+async fn look(store: &dyn Store) -> Result<Seen, Error> {
+    let shard = SHARD.key(&[ONLY_SHARD]);
+    let found = store.get(shard.key()).await.map_err(unreadable)?;
+    let owner: Option<Owner> = decode(found.value.as_ref())?;
+    let (mut session, mut renewal) = (Guard::ABSENT, Guard::ABSENT);
+    if let Some(owner) = &owner {
+        let replica = owner.holder.to_string();
+        session = read(store, &SESSION.key(&[&replica])).await?;
+        renewal = read(store, &RENEWAL.key(&[&replica])).await?;
+    }
+    Ok(Seen {
+        shard: Guard::of(found.value.as_ref().map(|entry| &entry.meta)),
+        owner,
+        session,
+        renewal,
+    })
+}
+
+/// Takes what was seen; nothing when it has changed since.
+async fn take(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    ids: &dyn IdGen,
+    replica: ReplicaId,
+    seen: Seen,
+) -> Result<Option<Ownership>, Error> {
+    let owner = Owner {
+        holder: replica,
+        epoch: seen
+            .owner
+            .as_ref()
+            .map_or(Epoch(1), |owner| owner.epoch.next()),
+        since: clock.wall(),
+    };
+    let (session, shard) = (
+        SESSION.key(&[&replica.to_string()]),
+        SHARD.key(&[ONLY_SHARD]),
+    );
+    let mut txn = ClaimTxn::new(TxnId::fresh(ids), session.clone(), Guard::ABSENT, &owner).also(
+        shard.clone(),
+        seen.shard,
+        &owner,
+    );
+    let shared = !store.limits().exclusive;
+    if shared {
+        let renewal = Renewal {
+            count: 0,
+            at: owner.since,
+        };
+        txn = txn.also(
+            RENEWAL.key(&[&replica.to_string()]),
+            Guard::ABSENT,
+            &renewal,
+        );
+    }
+    if let Some(before) = seen.owner {
+        let before = before.holder.to_string();
+        if seen.session != Guard::ABSENT {
+            txn = txn.release(SESSION.key(&[&before]), seen.session);
+        }
+        if seen.renewal != Guard::ABSENT {
+            txn = txn.release(RENEWAL.key(&[&before]), seen.renewal);
+        }
+    }
+    let sent = clock.monotonic();
+    match commit(store, clock, ids, txn, sent.plus(PATIENCE)).await? {
+        Settled::Applied(revision) => {
+            let renewed = shared.then_some((sent, revision));
+            Ok(Some(ownership(owner, &session, &shard, revision, renewed)))
+        },
+        Settled::Lost { .. } => Ok(None),
+    }
 }
 
 fn ownership(
@@ -73,6 +260,7 @@ fn ownership(
     session: &TypedKey<Claim>,
     shard: &TypedKey<Claim>,
     revision: Revision,
+    renewed: Option<(Monotonic, Revision)>,
 ) -> Ownership {
     Ownership {
         session: Session {
@@ -85,17 +273,15 @@ fn ownership(
             key: shard.key().clone(),
             revision,
         },
+        renewed,
     }
 }
 
-async fn read_owner(
-    store: &dyn Store,
-    key: &TypedKey<Claim>,
-) -> Result<(Guard, Option<Owner>), Error> {
-    let read = store
-        .get(key.key())
-        .await
-        .map_err(|e| Error::store("read an ownership", e))?;
-    let guard = Guard::of(read.value.as_ref().map(|entry| &entry.meta));
-    Ok((guard, decode(read.value.as_ref())?))
+async fn read(store: &dyn Store, key: &TypedKey<Claim>) -> Result<Guard, Error> {
+    let read = store.get(key.key()).await.map_err(unreadable)?;
+    Ok(Guard::of(read.value.as_ref().map(|entry| &entry.meta)))
+}
+
+fn unreadable(error: crate::store::Error) -> Error {
+    Error::store("read an ownership", error)
 }

@@ -1,11 +1,24 @@
-use std::sync::Arc;
+//! Taking ownership, keeping it, and losing it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of tests by the letter"
+)]
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 use cpl_core::ids::{ReplicaId, StoreId, TxnId};
-use cpl_core::lease::claim;
-use cpl_core::store::{MemoryStore, Store};
+use cpl_core::lease::{Ownership, SessionTimes, claim, hold, release};
+use cpl_core::store::{
+    Commit, Cursor, Entry, Error, Key, Limits, ListRequest, MemoryStore, Outcome, Page, Range,
+    Read, Revision, Store, Txn, WatchStream,
+};
 use cpl_core::txn::{Fence, FencedTxn, Guard, Held, KeyKind, Settled, commit};
 use cpl_core::version::Epoch;
 use cpl_host::Host;
+use futures::future::select;
 
 const NOTE: KeyKind<Held> = KeyKind::new("/cpl/v1/notes/{name}");
 
@@ -13,7 +26,16 @@ const NOTE: KeyKind<Held> = KeyKind::new("/cpl/v1/notes/{name}");
 async fn a_predecessor_can_no_longer_write_once_its_shard_is_taken() {
     let host = Host::new();
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreId(1), Arc::clone(&host.clock)));
-    let take = |replica| claim(&*store, &*host.clock, &*host.ids, ReplicaId(replica));
+    let times = SessionTimes::default();
+    let take = |replica| {
+        claim(
+            &*store,
+            &*host.clock,
+            &*host.ids,
+            ReplicaId(replica),
+            &times,
+        )
+    };
     let old = take(1).await.unwrap();
     let new = take(2).await.unwrap();
     assert_eq!(
@@ -35,4 +57,154 @@ async fn a_predecessor_can_no_longer_write_once_its_shard_is_taken() {
             .unwrap();
         assert_eq!(matches!(settled, Settled::Applied(_)), may, "{name}");
     }
+}
+
+/// A store that several processes share, in memory.
+#[derive(Debug)]
+struct Shared(MemoryStore);
+
+#[async_trait]
+impl Store for Shared {
+    fn limits(&self) -> Limits {
+        Limits::portable(false)
+    }
+
+    async fn head(&self) -> Result<Cursor, Error> {
+        self.0.head().await
+    }
+
+    async fn get(&self, key: &Key) -> Result<Read<Option<Entry>>, Error> {
+        self.0.get(key).await
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page, Error> {
+        self.0.list(request).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit, Error> {
+        self.0.commit(txn).await
+    }
+
+    async fn watch(&self, range: Range, after: Cursor) -> Result<WatchStream, Error> {
+        self.0.watch(range, after).await
+    }
+
+    async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
+        self.0.outcome(id).await
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), Error> {
+        self.0.compact(through).await
+    }
+}
+
+const SHORT: SessionTimes = SessionTimes {
+    renew: Duration::from_millis(300),
+    ttl: Duration::from_secs(1),
+    skew: Duration::from_millis(200),
+};
+
+struct Replicas {
+    host: Host,
+    store: Shared,
+}
+
+impl Replicas {
+    fn new() -> Self {
+        let host = Host::new();
+        let store = Shared(MemoryStore::new(StoreId(1), Arc::clone(&host.clock)));
+        Self { host, store }
+    }
+
+    async fn claim(&self, replica: u128) -> Ownership {
+        let Host { clock, ids, .. } = &self.host;
+        claim(&self.store, &**clock, &**ids, ReplicaId(replica), &SHORT)
+            .await
+            .unwrap()
+    }
+
+    async fn hold(&self, ownership: &Ownership) -> String {
+        let Host { clock, ids, .. } = &self.host;
+        let lost = hold(&self.store, &**clock, &**ids, ownership, &SHORT).await;
+        lost.to_string()
+    }
+
+    async fn may_write(&self, fence: &(dyn Fence + Sync), name: &str) -> bool {
+        let Host { clock, ids, .. } = &self.host;
+        let mut txn = FencedTxn::new(TxnId::fresh(&**ids), fence);
+        txn.put(NOTE.key(&[name]), Guard::ABSENT, &1);
+        let settled = commit(&self.store, &**clock, &**ids, txn, clock.monotonic());
+        matches!(settled.await.unwrap(), Settled::Applied(_))
+    }
+}
+
+#[tokio::test]
+async fn while_a_holder_renews_the_others_stand_by() {
+    let replicas = Replicas::new();
+    let first = replicas.claim(1).await;
+    let second = pin!(replicas.claim(2));
+    let holding = pin!(replicas.hold(&first));
+    let waited = select(second, holding);
+    let waited = tokio::time::timeout(Duration::from_secs(4), waited).await;
+    assert!(waited.is_err(), "nobody took over and nothing was lost");
+    assert!(replicas.may_write(&first.shard, "first").await);
+}
+
+#[tokio::test]
+async fn a_holder_that_is_gone_is_succeeded_and_cannot_write_when_it_wakes_up() {
+    let replicas = Replicas::new();
+    let first = replicas.claim(1).await;
+    let start = replicas.host.clock.monotonic();
+    let second = replicas.claim(2).await;
+    let waited = replicas.host.clock.monotonic().since(start);
+    assert!(waited >= SHORT.ttl + SHORT.skew, "{waited:?}");
+    assert!(waited < Duration::from_secs(4), "{waited:?}");
+    assert_eq!(second.shard.owner().epoch, Epoch(2));
+    for (fence, may) in [
+        (&first.shard as &(dyn Fence + Sync), false),
+        (&first.session, false),
+        (&second.shard, true),
+    ] {
+        assert_eq!(replicas.may_write(fence, "note").await, may);
+    }
+    let told = replicas.hold(&first).await;
+    assert!(told.contains("paused for longer"), "{told}");
+}
+
+#[tokio::test]
+async fn a_session_that_was_taken_over_is_lost_at_the_next_renewal() {
+    let replicas = Replicas::new();
+    let first = replicas.claim(1).await;
+    let Host { clock, ids, .. } = &replicas.host;
+    let at_once = SessionTimes {
+        ttl: Duration::ZERO,
+        skew: Duration::ZERO,
+        ..SHORT
+    };
+    // One whose clock is far too fast: the epoch decides, not the time.
+    let second = claim(&replicas.store, &**clock, &**ids, ReplicaId(2), &at_once)
+        .await
+        .unwrap();
+    let told = replicas.hold(&first).await;
+    assert!(told.contains("another replica took over"), "{told}");
+    assert!(replicas.may_write(&second.session, "note").await);
+}
+
+#[tokio::test]
+async fn what_is_released_is_taken_at_once() {
+    let replicas = Replicas::new();
+    let first = replicas.claim(1).await;
+    let Host { clock, ids, .. } = &replicas.host;
+    let patience = Duration::from_secs(1);
+    release(&replicas.store, &**clock, &**ids, &first, patience)
+        .await
+        .unwrap();
+    assert!(!replicas.may_write(&first.shard, "first").await);
+    let start = clock.monotonic();
+    replicas.claim(2).await;
+    assert!(clock.monotonic().since(start) < SHORT.ttl);
+    // Twice does nothing, least of all to the successor.
+    release(&replicas.store, &**clock, &**ids, &first, patience)
+        .await
+        .unwrap();
 }

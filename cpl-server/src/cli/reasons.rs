@@ -374,8 +374,8 @@ pub const REASONS: &[Reason] = &[
     ),
     reason(
         "SESSION_LOST",
-        "This replica no longer owns what it wanted to write.",
-        "Try again; another replica, or this one, takes over in a moment.",
+        "This replica no longer owns what it took: its session was not renewed in time, or another one took over.",
+        "Try again; another replica leads in a moment. A server that ends with this stands by once it is started again.",
     ),
     reason(
         "STATE_NOT_WRITABLE",
@@ -401,11 +401,6 @@ pub const REASONS: &[Reason] = &[
         "STORE_REJECTED",
         "The store refuses the request.",
         "This is a bug in CPL or a wrong right in the store; the server's log has the cause.",
-    ),
-    reason(
-        "STORE_SHARED",
-        "The store is used by several replicas, which this version does not support.",
-        "Run one server.",
     ),
     reason(
         "STORE_UNAVAILABLE",

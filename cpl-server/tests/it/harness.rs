@@ -42,6 +42,7 @@ pub(crate) async fn serve_with(dir: &Path, port: u16, tls: Option<TlsFiles>) -> 
     let plane = PlaneConfig {
         agent_wait: Duration::from_secs(2),
         agent_grace: Duration::from_secs(4),
+        ..PlaneConfig::default()
     };
     Server::start(&config, plane, Host::new()).await.unwrap()
 }
