@@ -3,32 +3,30 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cpl_core::store::conformance::{self, Runtime, Settling};
+use cpl_backends::Etcd;
+use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{Faults, FaultyStore, Store};
 use cpl_host::Host;
 
-use crate::cluster::Cluster;
-
-fn runtime() -> Runtime {
-    let Host { clock, spawner, .. } = Host::new();
-    Runtime { clock, spawner }
-}
+use crate::{open, runtime};
 
 /// A new prefix for each store.
 struct Fresh {
-    cluster: Cluster,
+    backend: Etcd,
     count: AtomicU32,
 }
 
 impl Fresh {
     fn start() -> Self {
-        let (cluster, count) = (Cluster::start(), AtomicU32::new(0));
-        Self { cluster, count }
+        Self {
+            backend: Etcd::start(),
+            count: AtomicU32::new(0),
+        }
     }
 
     async fn open(&self) -> Arc<dyn Store> {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
-        self.cluster.open(&format!("s{n}")).await
+        open(&self.backend.url(&format!("s{n}"))).await.unwrap()
     }
 }
 

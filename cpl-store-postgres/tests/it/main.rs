@@ -1,9 +1,31 @@
 //! The store on a PostgreSQL that the tests start themselves.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "helpers of tests, outside of tests by the letter"
 )]
 
-mod cluster;
 mod conformance;
+mod faults;
+
+use std::sync::Arc;
+
+use cpl_core::store::conformance::Runtime;
+use cpl_core::store::{Error, Store};
+use cpl_host::Host;
+use cpl_store_postgres::{PostgresConfig, PostgresStore};
+
+fn runtime() -> Runtime {
+    let Host { clock, spawner, .. } = Host::new();
+    Runtime { clock, spawner }
+}
+
+async fn open(url: &str) -> Result<Arc<dyn Store>, Error> {
+    let Host {
+        clock,
+        ids,
+        spawner,
+    } = Host::new();
+    let config = PostgresConfig::parse(url).unwrap();
+    let store = PostgresStore::open(&config, clock, &*ids, &*spawner).await?;
+    Ok(Arc::new(store))
+}

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 
+use crate::clock::Clock;
 use crate::ids::TxnId;
 use crate::store::{
     Class, Commit, Cursor, EndReason, Entry, Error, Key, Kind, Limits, ListRequest, Outcome, Page,
@@ -14,6 +16,8 @@ use crate::store::{
 
 /// Most attempts at one call; far more than faults of any sensible rate need.
 const ATTEMPTS: usize = 1_000;
+/// Pause between them for a backend that may be away for a while.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A store that repeats what certainly did not happen and settles what may have.
 ///
@@ -25,13 +29,31 @@ pub struct Settling {
     inner: Arc<dyn Store>,
     /// Ids of transactions that came without one; those of the cases are small.
     ids: AtomicU64,
+    /// What pauses are taken from; `None` repeats at once.
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Settling {
     /// Over `inner`, whose faults must not be permanent.
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        let ids = AtomicU64::new(0);
-        Arc::new(Self { inner, ids })
+        Arc::new(Self {
+            inner,
+            ids: AtomicU64::new(0),
+            clock: None,
+        })
+    }
+
+    /// Over `inner`, which may be away for some seconds.
+    pub fn patient(inner: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            ids: AtomicU64::new(0),
+            clock: Some(clock),
+        })
+    }
+
+    async fn pause(&self) {
+        pause(self.clock.as_deref()).await;
     }
 
     /// A compare that was false after an attempt whose outcome is unknown: that attempt may still
@@ -50,8 +72,14 @@ impl Settling {
     }
 }
 
+async fn pause(clock: Option<&dyn Clock>) {
+    if let Some(clock) = clock {
+        clock.sleep(PAUSE).await;
+    }
+}
+
 /// Repeats a call that failed in a way that allows it.
-async fn repeat<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
+async fn repeat<T, F>(clock: Option<&dyn Clock>, mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
@@ -61,6 +89,7 @@ where
             Err(error) if may_be_repeated(&error) => last = Some(error),
             answer => return answer,
         }
+        pause(clock).await;
     }
     Err(last.unwrap_or_else(|| Error::new(Kind::Timeout, "repeat a call")))
 }
@@ -79,26 +108,30 @@ impl Store for Settling {
     }
 
     async fn head(&self) -> Result<Cursor, Error> {
-        repeat(|| self.inner.head()).await
+        repeat(self.clock.as_deref(), || self.inner.head()).await
     }
 
     async fn get(&self, key: &Key) -> Result<Read<Option<Entry>>, Error> {
-        repeat(|| self.inner.get(key)).await
+        repeat(self.clock.as_deref(), || self.inner.get(key)).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, Error> {
-        repeat(|| self.inner.list(request.clone())).await
+        repeat(self.clock.as_deref(), || self.inner.list(request.clone())).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, Error> {
         let own = || TxnId(u128::MAX - u128::from(self.ids.fetch_add(1, Ordering::Relaxed)));
-        let id = txn.id.unwrap_or_else(own);
-        let txn = txn.with_id(id);
+        let mut id = txn.id.unwrap_or_else(own);
         let mut unknown = false;
         for _ in 0..ATTEMPTS {
-            match self.inner.commit(txn.clone()).await {
+            match self.inner.commit(txn.clone().with_id(id)).await {
                 Err(error) if may_be_repeated(&error) => {
                     unknown |= error.class() == Class::Indeterminate;
+                    if !unknown {
+                        // Certainly nothing happened: a new id takes the store at its word.
+                        id = txn.id.unwrap_or_else(own);
+                    }
+                    self.pause().await;
                 },
                 Ok(answer @ Commit::CompareFailed { .. }) if unknown => {
                     return self.rule_out(id, answer).await;
@@ -110,23 +143,27 @@ impl Store for Settling {
     }
 
     async fn watch(&self, range: Range, after: Cursor) -> Result<WatchStream, Error> {
-        let first = repeat(|| self.inner.watch(range.clone(), after)).await?;
+        let first = repeat(self.clock.as_deref(), || {
+            self.inner.watch(range.clone(), after)
+        })
+        .await?;
         let inner = Arc::clone(&self.inner);
         let resuming = Resuming {
             inner,
             range,
             after,
             stream: Some(first),
+            clock: self.clock.clone(),
         };
         Ok(Box::pin(stream::unfold(resuming, Resuming::next)))
     }
 
     async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
-        repeat(|| self.inner.outcome(id)).await
+        repeat(self.clock.as_deref(), || self.inner.outcome(id)).await
     }
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {
-        repeat(|| self.inner.compact(through)).await
+        repeat(self.clock.as_deref(), || self.inner.compact(through)).await
     }
 }
 
@@ -136,6 +173,7 @@ struct Resuming {
     range: Range,
     after: Cursor,
     stream: Option<WatchStream>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Resuming {
@@ -147,7 +185,7 @@ impl Resuming {
                 WatchItem::Stalled(_) => {},
                 WatchItem::End(EndReason::Overflow) => {
                     let again = || self.inner.watch(self.range.clone(), self.after);
-                    match repeat(again).await {
+                    match repeat(self.clock.as_deref(), again).await {
                         Ok(stream) => {
                             self.stream = Some(stream);
                             continue;

@@ -1,48 +1,40 @@
-//! A PostgreSQL of a test's own: in a temporary folder, on a free port, run by an ordinary user.
+//! One PostgreSQL, run by an ordinary user.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
 
-use cpl_host::Host;
-use cpl_store_postgres::{PostgresConfig, PostgresStore};
+use crate::{free_port, wait_until};
 
 /// The user that runs PostgreSQL when the tests run as root, which it refuses: `nobody`.
 const NOBODY: u32 = 65_534;
-/// How often and how long to wait for a process to begin or end: a minute at most.
-const LOOKS: usize = 1_200;
-const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) struct Cluster {
+/// A PostgreSQL cluster with a database `plane` that belongs to the user `cpl`.
+#[derive(Debug)]
+pub struct Postgres {
     server: Option<Child>,
     dir: tempfile::TempDir,
     bin: PathBuf,
-    pub(crate) port: u16,
+    /// Where clients find it.
+    pub port: u16,
 }
 
-impl Cluster {
-    pub(crate) fn start() -> Self {
+impl Postgres {
+    /// Makes a cluster and starts it.
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let bin = programs();
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
-        let mut cluster = Self {
+        let mut postgres = Self {
             server: None,
             dir,
-            bin,
-            port,
+            bin: programs(),
+            port: free_port(),
         };
-        let made = cluster
+        let made = postgres
             .command("initdb")
             .args([
                 "--auth=trust",
@@ -52,7 +44,7 @@ impl Cluster {
                 "--no-sync",
                 "-D",
             ])
-            .arg(cluster.data())
+            .arg(postgres.data())
             .output()
             .unwrap();
         assert!(
@@ -60,19 +52,20 @@ impl Cluster {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
-        cluster.serve();
+        postgres.serve();
         // CPL is not a superuser.
-        cluster.sql("CREATE ROLE cpl LOGIN");
-        cluster.sql("CREATE DATABASE plane OWNER cpl");
-        cluster
+        postgres.sql("postgres", "CREATE ROLE cpl LOGIN");
+        postgres.sql("postgres", "CREATE DATABASE plane OWNER cpl");
+        postgres
     }
 
     /// Starts the server on what is in the folder, and waits until it answers.
-    pub(crate) fn serve(&mut self) {
+    pub fn serve(&mut self) {
+        let path = self.dir.path().join("log");
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(self.dir.path().join("log"))
+            .open(&path)
             .unwrap();
         let server = self
             .command("postgres")
@@ -90,28 +83,34 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.server = Some(server);
-        let mut looks = 0;
-        while !self.run_sql("postgres", "SELECT 1").status.success() {
-            assert!(looks < LOOKS, "PostgreSQL does not start: {}", self.log());
-            looks += 1;
-            std::thread::sleep(LOOK);
-        }
+        wait_until(
+            || self.run_sql("postgres", "SELECT 1").status.success(),
+            || {
+                format!(
+                    "PostgreSQL does not start: {}",
+                    fs::read_to_string(path).unwrap_or_default()
+                )
+            },
+        );
     }
 
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
+    fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Runs SQL as the owner of the cluster and returns what it printed.
-    pub(crate) fn sql(&self, sql: &str) -> String {
-        self.sql_in("postgres", sql)
+    /// Its first process.
+    ///
+    /// # Panics
+    /// When it was killed.
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("PostgreSQL runs").id()
     }
 
-    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
+    /// Runs SQL as the owner of the cluster and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
         let output = self.run_sql(database, sql);
         assert!(
             output.status.success(),
@@ -121,7 +120,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    fn run_sql(&self, database: &str, sql: &str) -> std::process::Output {
+    fn run_sql(&self, database: &str, sql: &str) -> Output {
         self.command("psql")
             .args([
                 "--no-psqlrc",
@@ -137,22 +136,12 @@ impl Cluster {
             .unwrap()
     }
 
-    pub(crate) fn url(&self, schema: &str) -> String {
+    /// A URL for `--store`.
+    pub fn url(&self, schema: &str) -> String {
         format!(
             "postgres://cpl@127.0.0.1:{}/plane?schema={schema}",
             self.port
         )
-    }
-
-    pub(crate) async fn open(&self, schema: &str) -> Arc<PostgresStore> {
-        let Host {
-            clock,
-            ids,
-            spawner,
-        } = Host::new();
-        let config = PostgresConfig::parse(&self.url(schema)).unwrap();
-        let store = PostgresStore::open(&config, clock, &*ids, &*spawner).await;
-        Arc::new(store.unwrap())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -164,24 +153,21 @@ impl Cluster {
         command
     }
 
-    /// Ends the server at once, as a power cut would for it.
-    pub(crate) fn kill(&mut self) {
+    /// Ends the first process with SIGKILL; the others notice that it is gone, and end.
+    pub fn kill(&mut self) {
         let Some(mut server) = self.server.take() else {
             return;
         };
-        // The first process alone would leave its children; they notice that it is gone a moment later.
         server.kill().unwrap();
         server.wait().unwrap();
-        for _ in 0..LOOKS {
-            if !self.has_children() {
-                return;
-            }
-            std::thread::sleep(LOOK);
-        }
+        wait_until(
+            || !self.has_processes(),
+            || "processes of PostgreSQL outlive the first one".to_owned(),
+        );
     }
 
     /// Whether a process of this cluster is still there: each has its data folder as its working folder.
-    fn has_children(&self) -> bool {
+    fn has_processes(&self) -> bool {
         let data = self.data().canonicalize().unwrap();
         let processes = fs::read_dir("/proc").unwrap().flatten();
         processes
@@ -190,7 +176,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
     }
@@ -207,12 +193,13 @@ fn programs() -> PathBuf {
         .flatten()
         .flatten()
         .map(|version| version.path().join("bin"))
-        .filter(|bin| bin.join("initdb").is_file() && bin.join("psql").is_file())
         .collect();
     versions.sort();
-    let found = versions.pop().or_else(|| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(|bin: &PathBuf| Path::new(bin).join("initdb").is_file())
-    });
-    found.expect("PostgreSQL is installed (the Debian package postgresql)")
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    versions.extend(std::env::split_paths(&path));
+    versions.retain(|bin| bin.join("initdb").is_file());
+    versions
+        .into_iter()
+        .next()
+        .expect("PostgreSQL is installed (the Debian package postgresql)")
 }

@@ -1,0 +1,232 @@
+//! The races of the conformance suite while a backend suffers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cpl_core::store::conformance::{Case, Runtime, Settling, cases};
+use cpl_core::store::{Error, Store};
+
+use futures::future::BoxFuture;
+
+use crate::{Cut, Etcd, Postgres, Proxy};
+
+/// A backend that can be made to suffer.
+pub trait Victim: Send + 'static {
+    /// Where it listens.
+    fn port(&self) -> u16;
+    /// Its process.
+    fn pid(&self) -> u32;
+    /// Ends it with SIGKILL, and starts it again.
+    fn restart(&mut self);
+    /// Cuts what an operator would cut; `false` when there is no such thing.
+    fn disturb(&mut self) -> bool;
+}
+
+impl Victim for Etcd {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn pid(&self) -> u32 {
+        Self::pid(self)
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.serve();
+    }
+
+    fn disturb(&mut self) -> bool {
+        false
+    }
+}
+
+impl Victim for Postgres {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn pid(&self) -> u32 {
+        Self::pid(self)
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.serve();
+    }
+
+    fn disturb(&mut self) -> bool {
+        let ended =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'cpl'";
+        self.sql("postgres", ended) != "0"
+    }
+}
+
+/// What happened, and how often.
+pub type Histogram = BTreeMap<String, usize>;
+
+/// Runs the cases whose name is given, again and again, each on a new store, until so many faults have hit. `open`
+/// is given the port to connect to and a number, and opens an empty store of that number.
+///
+/// # Panics
+/// When a case fails, with the seed and what had happened.
+pub async fn campaign<O>(
+    runtime: &Runtime,
+    victim: impl Victim,
+    names: &[&str],
+    (seed, faults): (u64, usize),
+    open: O,
+) -> Histogram
+where
+    O: Fn(u16, usize) -> BoxFuture<'static, Result<Arc<dyn Store>, Error>> + Sync,
+{
+    let chosen: Vec<Case> = cases()
+        .iter()
+        .filter(|case| names.contains(&case.name()))
+        .copied()
+        .collect();
+    assert_eq!(chosen.len(), names.len(), "each name is a case");
+    let chaos = Chaos::start(victim, seed, faults);
+    let mut runs = 0;
+    while chaos.count() < faults {
+        let case = chosen[runs % chosen.len()];
+        let store = opened(runtime, &open, chaos.port, runs).await;
+        let settling = Settling::patient(store, Arc::clone(&runtime.clock));
+        if let Err(failure) = case.run(runtime, settling).await {
+            panic!(
+                "seed {seed}, run {runs}: {failure}; until then: {:?}",
+                chaos.hits()
+            );
+        }
+        runs += 1;
+    }
+    let mut hits = chaos.hits();
+    hits.insert("runs of a case".to_owned(), runs);
+    hits
+}
+
+/// Opens a store while all goes wrong; a minute of that is too long.
+async fn opened<O>(runtime: &Runtime, open: &O, port: u16, number: usize) -> Arc<dyn Store>
+where
+    O: Fn(u16, usize) -> BoxFuture<'static, Result<Arc<dyn Store>, Error>> + Sync,
+{
+    let mut last = None;
+    for _ in 0..300 {
+        match open(port, number).await {
+            Ok(store) => return store,
+            Err(error) => last = Some(error),
+        }
+        runtime.clock.sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the store does not open: {last:?}");
+}
+
+/// Makes a backend suffer until it is dropped, or has suffered enough.
+struct Chaos {
+    port: u16,
+    done: Arc<AtomicBool>,
+    hits: Arc<Mutex<Histogram>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Chaos {
+    fn start(mut victim: impl Victim, seed: u64, faults: usize) -> Self {
+        let proxy = Proxy::start(victim.port());
+        let mut chaos = Self {
+            port: proxy.port,
+            done: Arc::default(),
+            hits: Arc::default(),
+            thread: None,
+        };
+        let (done, hits) = (Arc::clone(&chaos.done), Arc::clone(&chaos.hits));
+        chaos.thread = Some(std::thread::spawn(move || {
+            let mut dice = Dice(seed);
+            let mut count = 0;
+            while !done.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(10 + dice.below(120)));
+                if count == faults {
+                    // What runs now ends in peace, on a server that is still there.
+                    continue;
+                }
+                if let Some(what) = strike(&mut victim, &proxy, &mut dice) {
+                    let mut hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
+                    *hits.entry(what.to_owned()).or_default() += 1;
+                    count += 1;
+                }
+            }
+        }));
+        chaos
+    }
+
+    fn hits(&self) -> Histogram {
+        self.hits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn count(&self) -> usize {
+        self.hits().values().sum()
+    }
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            // The server ends with the thread; one that panicked has ended it, too.
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// Does one thing; says what it hit, if it hit anything.
+fn strike(victim: &mut impl Victim, proxy: &Proxy, dice: &mut Dice) -> Option<&'static str> {
+    match dice.below(20) {
+        0 => {
+            victim.restart();
+            Some("killed and restarted")
+        },
+        1 => {
+            signal(victim.pid(), "-STOP");
+            std::thread::sleep(Duration::from_millis(200 + dice.below(1_500)));
+            signal(victim.pid(), "-CONT");
+            Some("paused")
+        },
+        2 | 3 => victim
+            .disturb()
+            .then_some("connections ended by the server"),
+        4..10 => cut(proxy, Cut::Request, "cut before the request"),
+        10..16 => cut(proxy, Cut::Reply, "cut after the commit, before the reply"),
+        _ => cut(proxy, Cut::Middle, "cut in the middle of a message"),
+    }
+}
+
+fn cut(proxy: &Proxy, cut: Cut, what: &'static str) -> Option<&'static str> {
+    proxy.arm(cut);
+    std::thread::sleep(Duration::from_millis(100));
+    (!proxy.disarm()).then_some(what)
+}
+
+fn signal(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Numbers from a seed (`SplitMix64`).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
