@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use cpl_core::store::conformance::{Case, Runtime, Settling, cases};
 use cpl_core::store::{Error, Store};
-
 use futures::future::BoxFuture;
 
+use crate::output::figures;
 use crate::{Cut, Etcd, Postgres, Proxy};
 
 /// A backend that can be made to suffer.
@@ -105,6 +105,7 @@ where
     }
     let mut hits = chaos.hits();
     hits.insert("runs of a case".to_owned(), runs);
+    figures(format_args!("seed {seed}: {hits:#?}"));
     hits
 }
 

@@ -9,6 +9,7 @@
 
 mod campaign;
 mod etcd;
+mod output;
 mod postgres;
 mod proxy;
 

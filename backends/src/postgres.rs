@@ -61,6 +61,11 @@ impl Postgres {
 
     /// Starts the server on what is in the folder, and waits until it answers.
     pub fn serve(&mut self) {
+        self.serve_with(&[]);
+    }
+
+    /// Starts it with settings, such as `fsync=off`.
+    pub fn serve_with(&mut self, settings: &[&str]) {
         let path = self.dir.path().join("log");
         let log = fs::File::options()
             .create(true)
@@ -78,6 +83,7 @@ impl Postgres {
                 "unix_socket_directories={}",
                 self.dir.path().display()
             ))
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -92,6 +98,22 @@ impl Postgres {
                 )
             },
         );
+    }
+
+    /// Asks for passwords from now on where it trusted over TCP before.
+    pub fn ask_for_passwords(&self, password: &str) {
+        self.sql("postgres", &format!("ALTER ROLE cpl PASSWORD '{password}'"));
+        let path = self.data().join("pg_hba.conf");
+        let rules = fs::read_to_string(&path).unwrap();
+        let asking: Vec<String> = rules
+            .lines()
+            .map(|line| match line.strip_prefix("host") {
+                Some(_) => line.replace("trust", "scram-sha-256"),
+                None => line.to_owned(),
+            })
+            .collect();
+        fs::write(&path, asking.join("\n") + "\n").unwrap();
+        self.sql("postgres", "SELECT pg_reload_conf()");
     }
 
     fn data(&self) -> PathBuf {

@@ -105,3 +105,50 @@ async fn delete(life: &Life, keys: Vec<Vec<u8>>) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use cpl_backends::Etcd;
+    use cpl_core::store::{Key, Outcome, Store, TxnId};
+    use cpl_host::Host;
+
+    use super::*;
+    use crate::{EtcdConfig, EtcdStore};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_older_than_a_day_is_forgotten_and_nothing_else() {
+        let etcd = Etcd::start();
+        let Host {
+            clock,
+            ids,
+            spawner,
+        } = Host::new();
+        let config = EtcdConfig::parse(&etcd.url("cpl")).unwrap();
+        let opened = EtcdStore::open(&config, Arc::clone(&clock), &*ids, &*spawner);
+        let store = opened.await.unwrap();
+        let commit = async |id: u128| {
+            let key = Key::new(format!("k{id}")).unwrap();
+            let txn = cpl_core::store::Txn::new().put(key, "v").with_id(TxnId(id));
+            store.commit(txn).await.unwrap();
+        };
+        let ago = |hours: u64| Timestamp(clock.wall().0 - hours * 3_600_000);
+        for id in 0..250 {
+            commit(id).await;
+        }
+        // The mark of an hour more than a day ago, as a process has left it then.
+        forget(&store.life, ago(25)).await.unwrap();
+        commit(1_000).await;
+        forget(&store.life, ago(0)).await.unwrap();
+        assert_eq!(store.outcome(TxnId(0)).await.unwrap(), Outcome::Void);
+        assert_eq!(store.outcome(TxnId(249)).await.unwrap(), Outcome::Void);
+        let kept = store.outcome(TxnId(1_000)).await.unwrap();
+        assert!(matches!(kept, Outcome::Applied(_)));
+        // The old mark is used up, the new one stays.
+        let (first, after) = (store.life.keys.mark(0), store.life.keys.mark(u64::MAX));
+        let marks = page(&store.life, first, GetOptions::new().with_range(after))
+            .await
+            .unwrap();
+        assert_eq!(marks.len(), 1);
+        assert_eq!(marks[0].key(), store.life.keys.mark(hour(clock.wall())));
+    }
+}

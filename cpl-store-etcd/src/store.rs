@@ -38,7 +38,7 @@ const SETTLE: &str = "settle a transaction";
 /// [`Kind::IdentityChanged`], because acknowledged revisions may be missing then; open it anew. Dropping it
 /// ends its watch.
 pub struct EtcdStore {
-    life: Arc<Life>,
+    pub(crate) life: Arc<Life>,
     refusal: Mutex<Option<Kind>>,
     _tasks: [Task; 2],
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
 use cpl_api::transport::{ControlPlaneTransport, RESPONSE_BYTES, Request, Response};
+use cpl_core::lease::SessionTimes;
 use cpl_host::Host;
 use cpl_server::cli::serve_config::{LogFormat, ServeConfig, StoreUrl, TlsFiles};
 use cpl_server::plane::PlaneConfig;
@@ -32,19 +33,35 @@ async fn serve(dir: &Path, port: u16) -> Server {
 pub(crate) async fn serve_with(dir: &Path, port: u16, tls: Option<TlsFiles>) -> Server {
     let config = ServeConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
-        store: StoreUrl::Embedded(dir.join("cpl.redb")),
+        tls,
+        ..config(dir, StoreUrl::Embedded(dir.join("cpl.redb")))
+    };
+    Server::start(&config, PLANE, Host::new()).await.unwrap()
+}
+
+const PLANE: PlaneConfig = PlaneConfig {
+    agent_wait: Duration::from_secs(2),
+    agent_grace: Duration::from_secs(4),
+    session: SESSION,
+};
+
+/// Sessions that lapse sooner than people would want.
+pub(crate) const SESSION: SessionTimes = SessionTimes {
+    renew: Duration::from_millis(500),
+    ttl: Duration::from_secs(2),
+    skew: Duration::from_millis(500),
+};
+
+fn config(dir: &Path, store: StoreUrl) -> ServeConfig {
+    ServeConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        store,
         store_password: None,
         data_dir: dir.to_owned(),
-        tls,
+        tls: None,
         log_format: LogFormat::Text,
         log: "info".to_owned(),
-    };
-    let plane = PlaneConfig {
-        agent_wait: Duration::from_secs(2),
-        agent_grace: Duration::from_secs(4),
-        ..PlaneConfig::default()
-    };
-    Server::start(&config, plane, Host::new()).await.unwrap()
+    }
 }
 
 /// One request by hand.
@@ -63,6 +80,18 @@ impl Harness {
 
     pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
         let server = serve(dir.path(), 0).await;
+        Self::of(server, dir)
+    }
+
+    /// Serves a store that others may serve, too; returns when this one leads.
+    pub(crate) async fn start_on(store: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), store.parse().unwrap());
+        let server = Server::start(&config, PLANE, Host::new()).await.unwrap();
+        Self::of(server, dir)
+    }
+
+    fn of(server: Server, dir: tempfile::TempDir) -> Self {
         let token = fs::read_to_string(&server.admin_token)
             .unwrap()
             .trim()

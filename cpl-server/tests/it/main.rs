@@ -11,5 +11,6 @@ mod campaign;
 mod delivery;
 mod harness;
 mod live;
+mod shared;
 mod streams;
 mod versions;

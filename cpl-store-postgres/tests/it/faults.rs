@@ -18,7 +18,6 @@ const CASES: &[&str] = &[
 const FAULTS: usize = 25;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "a histogram for people")]
 async fn nothing_is_lost_and_nothing_happens_twice() {
     let asked = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let faults = asked("CPL_FAULTS").unwrap_or(FAULTS);
@@ -34,7 +33,6 @@ async fn nothing_is_lost_and_nothing_happens_twice() {
         },
     )
     .await;
-    println!("{hits:#?}");
     let kinds = hits.keys().filter(|what| what.starts_with("cut")).count();
     assert_eq!(kinds, 3, "{hits:?}");
 }

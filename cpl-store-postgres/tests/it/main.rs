@@ -1,11 +1,14 @@
 //! The store on a PostgreSQL that the tests start themselves.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     reason = "helpers of tests, outside of tests by the letter"
 )]
 
 mod conformance;
 mod faults;
+mod refusals;
 
 use std::sync::Arc;
 

@@ -1,0 +1,216 @@
+//! What is wrong is said within seconds; another life of the store, and others in the cluster.
+
+use std::time::Duration;
+
+use cpl_backends::Etcd;
+use cpl_core::store::{EndReason, Error, Key, Kind, Range, Revision, Txn, WatchItem, WatchStream};
+use etcd_client::{Client, GetOptions};
+use futures::StreamExt;
+
+use crate::{open, runtime};
+
+fn put(key: &str) -> Txn {
+    Txn::new().put(Key::new(key.to_owned()).unwrap(), "v")
+}
+
+async fn client(etcd: &Etcd) -> Client {
+    Client::connect([format!("127.0.0.1:{}", etcd.port)], None)
+        .await
+        .unwrap()
+}
+
+/// Why it does not open.
+async fn refused(url: &str) -> Error {
+    open(url).await.expect_err("it is refused")
+}
+
+/// The next item that is not about silence.
+async fn next(watch: &mut WatchStream) -> WatchItem {
+    let next = async {
+        loop {
+            match watch.next().await.unwrap() {
+                WatchItem::Stalled(_) | WatchItem::Progress(_) => {},
+                item => break item,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), next)
+        .await
+        .expect("an item in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_wrong_thing_is_named() {
+    let mut etcd = Etcd::start();
+    let url = etcd.url("cpl");
+    drop(open(&url).await.unwrap());
+    let mut raw = client(&etcd).await;
+    for (label, kind, text) in [
+        (
+            r#"{"format":9,"store":"00000000000000000000000000000007","incarnation":2,"cluster":"ab"}"#,
+            Kind::Invalid,
+            "has format 9",
+        ),
+        ("hello", Kind::Invalid, "is not a label"),
+    ] {
+        raw.put("/cpl/label", label, None).await.unwrap();
+        let error = refused(&url).await;
+        assert_eq!(*error.kind(), kind);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    etcd.kill();
+    let clock = runtime().clock;
+    let start = clock.monotonic();
+    let error = refused(&url).await;
+    assert!(
+        matches!(error.kind(), Kind::NotConnected | Kind::Timeout),
+        "{error:?}"
+    );
+    assert!(clock.monotonic().since(start) < Duration::from_secs(12));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cluster_begins_another_life() {
+    let etcd = Etcd::start();
+    let url = etcd.url("cpl");
+    let old = open(&url).await.unwrap();
+    old.commit(put("a")).await.unwrap();
+    let at = old.head().await.unwrap();
+    let mut watch = old.watch(Range::all(), at).await.unwrap();
+    // As the label of a store that was in another cluster: a restoration without one.
+    let mut raw = client(&etcd).await;
+    let label = raw.get("/cpl/label", None).await.unwrap();
+    let text = label.kvs()[0].value_str().unwrap().to_owned();
+    let cluster = text.find("cluster\":\"").unwrap() + 10;
+    let moved = format!(
+        "{}{}{}",
+        &text[..cluster],
+        "0123456789abcdef",
+        &text[cluster + 16..]
+    );
+    raw.put("/cpl/label", moved, None).await.unwrap();
+
+    let new = open(&url).await.unwrap();
+    let now = new.head().await.unwrap();
+    assert_eq!(now.identity.store, at.identity.store);
+    assert_eq!(now.identity.incarnation.0, at.identity.incarnation.0 + 1);
+    assert_eq!(
+        *new.watch(Range::all(), at).await.err().unwrap().kind(),
+        Kind::IdentityChanged
+    );
+    assert_eq!(
+        *old.commit(put("c")).await.unwrap_err().kind(),
+        Kind::IdentityChanged
+    );
+    assert_eq!(
+        next(&mut watch).await,
+        WatchItem::End(EndReason::IdentityChanged)
+    );
+    new.commit(put("b")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_told_as_stalled_and_misses_nothing() {
+    let mut etcd = Etcd::start();
+    let store = open(&etcd.url("cpl")).await.unwrap();
+    let at = store.head().await.unwrap();
+    let mut watch = store.watch(Range::all(), at).await.unwrap();
+    etcd.kill();
+    let stalled = async {
+        loop {
+            match watch.next().await.unwrap() {
+                WatchItem::Stalled(silence) => break silence,
+                WatchItem::Progress(_) => {},
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let silence = tokio::time::timeout(Duration::from_secs(20), stalled)
+        .await
+        .unwrap();
+    assert!(silence >= Duration::from_secs(3), "{silence:?}");
+    etcd.serve();
+    let mut applied = None;
+    for _ in 0..100 {
+        if store.commit(put("a")).await.is_ok() {
+            applied = Some(());
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    applied.expect("it goes on");
+    let WatchItem::Events { events, .. } = next(&mut watch).await else {
+        panic!("the event of what was written");
+    };
+    assert_eq!(events[0].key().as_str(), Some("a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_in_the_cluster_take_revisions_and_compact_and_that_is_all() {
+    let etcd = Etcd::start();
+    let store = open(&etcd.url("cpl")).await.unwrap();
+    let mut raw = client(&etcd).await;
+    let start = store.head().await.unwrap();
+    store.commit(put("a")).await.unwrap();
+    for n in 0..50 {
+        raw.put(format!("/others/{n}"), "x", None).await.unwrap();
+    }
+    // Nobody writes here any more, but the revision that head tells is reached.
+    let head = store.head().await.unwrap();
+    assert!(head.revision.0 > start.revision.0 + 50);
+    let mut watch = store.watch(Range::all(), start).await.unwrap();
+    let reached = async {
+        loop {
+            match watch.next().await.unwrap() {
+                WatchItem::Progress(at) if at.revision >= head.revision => break,
+                WatchItem::End(reason) => panic!("{reason:?}"),
+                _ => {},
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reached)
+        .await
+        .unwrap();
+
+    let compacted = head.revision.0 - 5;
+    raw.compact(i64::try_from(compacted).unwrap(), None)
+        .await
+        .unwrap();
+    // Another process finds out at once, this one when it reads what is gone.
+    let other = open(&etcd.url("cpl")).await.unwrap();
+    let gone = other.watch(Range::all(), start).await.err().unwrap();
+    assert_eq!(
+        *gone.kind(),
+        Kind::Compacted {
+            compacted: Revision(compacted)
+        }
+    );
+    let under = GetOptions::new().with_prefix();
+    let kept = raw.get("/cpl/key/", Some(under)).await.unwrap();
+    assert_eq!(kept.kvs().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_large_values_fit_whatever_their_size() {
+    let etcd = Etcd::start();
+    let store = open(&etcd.url("cpl")).await.unwrap();
+    for n in 0..60 {
+        let key = Key::new(format!("k{n:02}")).unwrap();
+        store
+            .commit(Txn::new().put(key, vec![7; 1_000_000]))
+            .await
+            .unwrap();
+    }
+    let mut request = cpl_core::store::ListRequest::first(Range::all());
+    let mut found = 0;
+    loop {
+        let page = store.list(request.clone()).await.unwrap();
+        found += page.entries.len();
+        assert!(page.entries.len() <= 5, "4 MiB in a page");
+        request.page = page.next;
+        if request.page.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, 60);
+}
