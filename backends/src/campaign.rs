@@ -10,6 +10,7 @@ use cpl_core::store::conformance::{Case, Runtime, Settling, cases};
 use cpl_core::store::{Error, Store};
 use futures::future::BoxFuture;
 
+use crate::dice::Dice;
 use crate::output::figures;
 use crate::{Cut, Etcd, Postgres, Proxy};
 
@@ -217,17 +218,4 @@ fn signal(pid: u32, signal: &str) {
         .args([signal, &pid.to_string()])
         .status();
     assert!(sent.unwrap().success());
-}
-
-/// Numbers from a seed (`SplitMix64`).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
 }

@@ -8,6 +8,8 @@
 )]
 
 mod campaign;
+mod dice;
+mod differential;
 mod etcd;
 mod output;
 mod postgres;
@@ -17,6 +19,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 pub use self::campaign::{Histogram, Victim, campaign};
+pub use self::differential::compare;
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;
 pub use self::proxy::{Cut, Proxy};

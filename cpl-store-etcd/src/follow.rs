@@ -53,8 +53,9 @@ pub(crate) const fn revision(revision: i64) -> Revision {
     Revision(revision.cast_unsigned())
 }
 
-pub(crate) const fn number(revision: Revision) -> i64 {
-    revision.0.cast_signed()
+/// A revision as etcd has it; one that is too large stays the largest.
+pub(crate) fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
 impl Life {

@@ -299,6 +299,8 @@ impl EtcdStore {
             .iter()
             .map(|compare| {
                 let expected = match compare.expect {
+                    // To etcd a key that is not there has the revision 0; no key has this one.
+                    Expect::ModRevision(Revision(0)) => -1,
                     Expect::ModRevision(revision) => number(revision),
                     Expect::Absent => 0,
                 };

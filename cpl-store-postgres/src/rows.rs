@@ -23,8 +23,9 @@ pub(crate) const fn revision(revision: i64) -> Revision {
     Revision(revision.cast_unsigned())
 }
 
-pub(crate) const fn number(revision: Revision) -> i64 {
-    revision.0.cast_signed()
+/// A revision as PostgreSQL has it; one that is too large stays the largest.
+pub(crate) fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
 /// A range as its first key and the first one after it; keys are never empty.
@@ -167,7 +168,7 @@ pub(crate) fn collect(
     })
 }
 
-pub(crate) const fn expected(expect: Expect) -> i64 {
+pub(crate) fn expected(expect: Expect) -> i64 {
     match expect {
         Expect::ModRevision(revision) => number(revision),
         Expect::Absent => ABSENT,

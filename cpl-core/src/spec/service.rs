@@ -388,6 +388,9 @@ impl Worker {
         } = batch;
         match commit(&**store, &**clock, &**ids, txn, deadline).await {
             Ok(Settled::Applied(revision)) => {
+                // Whoever is told that it is done reads it here from now on. It is done in any case: when the cache
+                // stays behind, only the next batch waits.
+                self.cache_reaches(revision).await;
                 for (to, answer) in answers {
                     reply(to, Ok(answer));
                 }

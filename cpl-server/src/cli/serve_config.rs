@@ -468,7 +468,7 @@ mod tests {
             layers.resolve().unwrap_err(),
             [
                 "cpl.toml: listen: \"here\": invalid socket address syntax",
-                "CPL_STORE: \"etcd:x\": expected embedded:PATH or memory:",
+                "CPL_STORE: \"etcd:x\": read an etcd URL: write etcd://a:2379,b:2379/prefix or etcds://… for TLS; it has no ://",
                 "--log-format: \"xml\": expected text or json",
                 "tls_cert: needed together with tls_key",
             ]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cpl_backends::Etcd;
+use cpl_backends::{Etcd, compare};
 use cpl_core::store::conformance::{self, Settling};
 use cpl_core::store::{Faults, FaultyStore, Store};
 use cpl_host::Host;
@@ -46,4 +46,12 @@ async fn the_store_keeps_the_contract_behind_faults() {
     })
     .await;
     assert_eq!(report, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_store_answers_as_the_model_does() {
+    let fresh = Fresh::start();
+    for seed in 0..12 {
+        compare(fresh.open().await, Host::new().clock, seed, 150).await;
+    }
 }
