@@ -1,8 +1,10 @@
 //! Servers on a store that they share: one leads, another goes on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cpl_backends::{Etcd, Postgres};
+use cpl_core::txn::Fence;
 
 use crate::harness::{Harness, SESSION, manifests, targetgroup};
 
@@ -39,8 +41,11 @@ async fn one_leads_and_another_goes_on(url: &str) {
         early.is_err(),
         "the first leads as long as it renews its session"
     );
+    let plane = Arc::clone(&first.server.plane);
     first.server.stop().await;
-    let second = within(SESSION.ttl, waiting).await;
+    let session = plane.store.get(plane.ownership.session.key()).await;
+    assert_eq!(session.unwrap().value, None, "it is given up");
+    let second = within(SESSION.ttl * 5, waiting).await;
     assert_eq!(names(&second).await, ["a"]);
     apply(&second, "b").await;
 
