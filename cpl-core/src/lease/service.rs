@@ -124,21 +124,22 @@ pub async fn release(
     }
     let owner = ownership.shard.owner();
     let replica = owner.holder.to_string();
-    let renewal = RENEWAL.key(&[&replica]);
-    let was = read(store, &renewal).await?;
-    let txn = ClaimTxn::new(
-        TxnId::fresh(ids),
-        SHARD.key(&[ONLY_SHARD]),
-        Guard::at(ownership.shard.revision()),
-        owner,
-    )
-    .release(
-        SESSION.key(&[&replica]),
-        Guard::at(ownership.session.revision()),
-    )
-    .release(renewal, was);
+    let (session, renewal) = (SESSION.key(&[&replica]), RENEWAL.key(&[&replica]));
+    let own = Guard::at(ownership.session.revision());
     let deadline = clock.monotonic().plus(patience);
-    commit(store, clock, ids, txn, deadline).await.map(drop)
+    // A renewal that was under way when it was stopped may still arrive in between.
+    for _ in 0..TRIES {
+        let was = read(store, &renewal).await?;
+        let shard = Guard::at(ownership.shard.revision());
+        let txn = ClaimTxn::new(TxnId::fresh(ids), SHARD.key(&[ONLY_SHARD]), shard, owner)
+            .release(session.clone(), own)
+            .release(renewal.clone(), was);
+        let settled = commit(store, clock, ids, txn, deadline).await?;
+        if matches!(settled, Settled::Applied(_)) || read(store, &session).await? != own {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What was seen of the shard and of whoever holds it.
