@@ -55,7 +55,7 @@ struct Side {
 ///
 /// # Panics
 /// At the first difference, with the seed.
-pub async fn compare(store: Arc<dyn Store>, clock: Arc<dyn Clock>, seed: u64, steps: usize) {
+pub(crate) async fn compare(store: Arc<dyn Store>, clock: Arc<dyn Clock>, seed: u64, steps: usize) {
     let model: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreId(1), clock));
     let (model, real) = (Side::new(model).await, Side::new(store).await);
     let mut dice = Dice(seed);

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use crate::{free_port, wait_until};
+use crate::{free_port, spawn, wait_until};
 
 /// An etcd of one member, Debian's package `etcd-server`.
 #[derive(Debug)]
@@ -32,14 +32,10 @@ impl Etcd {
     /// Starts the server on what is in the folder, and waits until it listens.
     pub fn serve(&mut self) {
         let path = self.dir.path().join("log");
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let (client, peer) = (url(self.port), url(self.peer));
-        let server = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        command
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
             .args([
@@ -54,13 +50,9 @@ impl Etcd {
                 "--initial-advertise-peer-urls",
                 &peer,
             ])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("etcd is installed (the Debian package etcd-server)");
-        self.server = Some(server);
+            .args(["--initial-cluster", &format!("default={peer}")]);
+        let server = spawn(&mut command, &path);
+        self.server = Some(server.expect("etcd is installed (the Debian package etcd-server)"));
         let port = self.port;
         wait_until(
             || TcpStream::connect(("127.0.0.1", port)).is_ok(),
@@ -77,7 +69,7 @@ impl Etcd {
     ///
     /// # Panics
     /// When it was killed.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.server.as_ref().expect("etcd runs").id()
     }
 

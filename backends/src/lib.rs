@@ -8,6 +8,7 @@
 )]
 
 mod campaign;
+mod contract;
 mod dice;
 mod differential;
 mod etcd;
@@ -15,14 +16,24 @@ mod output;
 mod postgres;
 mod proxy;
 
+use std::fs::File;
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::campaign::{Histogram, Victim, campaign};
-pub use self::differential::compare;
+use cpl_core::store::{Error, Store};
+use futures::future::BoxFuture;
+
+pub use self::campaign::{Victim, campaign};
+pub use self::contract::{contract, contract_behind_faults};
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;
 pub use self::proxy::{Cut, Proxy};
+
+/// A store that is being opened.
+pub type Opening = BoxFuture<'static, Result<Arc<dyn Store>, Error>>;
 
 /// How often and how long to wait for a server to begin or end: a minute at most.
 const LOOKS: usize = 1_200;
@@ -46,4 +57,14 @@ fn wait_until(mut so: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) 
         std::thread::sleep(LOOK);
     }
     panic!("{}", otherwise());
+}
+
+/// Starts a server whose words go to the end of a file.
+fn spawn(command: &mut Command, log: &Path) -> std::io::Result<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
 }

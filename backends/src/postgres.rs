@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{free_port, wait_until};
+use crate::{free_port, spawn, wait_until};
 
 /// The user that runs PostgreSQL when the tests run as root, which it refuses: `nobody`.
 const NOBODY: u32 = 65_534;
@@ -67,13 +67,8 @@ impl Postgres {
     /// Starts it with settings, such as `fsync=off`.
     pub fn serve_with(&mut self, settings: &[&str]) {
         let path = self.dir.path().join("log");
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
-        let server = self
-            .command("postgres")
+        let mut command = self.command("postgres");
+        command
             .arg("-D")
             .arg(self.data())
             .args(["-c", "listen_addresses=127.0.0.1", "-c"])
@@ -83,12 +78,8 @@ impl Postgres {
                 "unix_socket_directories={}",
                 self.dir.path().display()
             ))
-            .args(settings.iter().flat_map(|setting| ["-c", setting]))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.server = Some(server);
+            .args(settings.iter().flat_map(|setting| ["-c", setting]));
+        self.server = Some(spawn(&mut command, &path).unwrap());
         wait_until(
             || self.run_sql("postgres", "SELECT 1").status.success(),
             || {
@@ -124,7 +115,7 @@ impl Postgres {
     ///
     /// # Panics
     /// When it was killed.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.server.as_ref().expect("PostgreSQL runs").id()
     }
 

@@ -77,7 +77,7 @@ fn failed(error: &Error) -> Failure {
 fn file_of(url: &str) -> Result<std::path::PathBuf, Failure> {
     match url.parse::<StoreUrl>() {
         Ok(StoreUrl::Embedded(path)) => Ok(path),
-        Ok(_) | Err(_) => Err(Failure::invalid(format!(
+        _ => Err(Failure::invalid(format!(
             "{url:?} is no file of a store: expected embedded:PATH"
         ))),
     }

@@ -70,7 +70,10 @@ fn kind(error: &EtcdError) -> Kind {
         },
         // Old tokens are refused before anything is proposed.
         INVALID_ARGUMENT if says("revision of auth store is old") => Kind::NotConnected,
-        INVALID_ARGUMENT | FAILED_PRECONDITION | OUT_OF_RANGE => Kind::Invalid,
+        // The same codes come from this side when an answer is too large, perhaps after the commit.
+        INVALID_ARGUMENT | FAILED_PRECONDITION | OUT_OF_RANGE if says("etcdserver:") => {
+            Kind::Invalid
+        },
         _ if refused(status) => Kind::NotConnected,
         _ if says("etcdserver:") => Kind::CommitUnknown,
         _ => Kind::ConnectionLost,

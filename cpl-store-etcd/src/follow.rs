@@ -427,7 +427,7 @@ impl Backlog for Life {
             let collect = |revision, mut events: Vec<Event>| {
                 past.through = revision;
                 events.retain(|event| range.contains(event.key()));
-                bytes += events.iter().map(event_bytes).sum::<usize>();
+                bytes += events.iter().map(Event::bytes).sum::<usize>();
                 if !events.is_empty() {
                     past.revisions.push((revision, events));
                 }
@@ -439,12 +439,5 @@ impl Backlog for Life {
             }
         }
         Ok(past)
-    }
-}
-
-fn event_bytes(event: &Event) -> usize {
-    match event {
-        Event::Put { entry, .. } => entry.value.len() + entry.key.as_bytes().len(),
-        Event::Delete { key, .. } => key.as_bytes().len(),
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use cpl_core::store::{
-    Clock, Commit, Cursor, Entry, Error, Expect, IdGen, Key, KeyMeta, Kind, Limits, ListRequest,
-    Op, Outcome, Page, PageToken, Range, Read, Revision, Spawner, Store, Tail, Task, Txn, TxnId,
-    WatchStream, limits,
+    Clock, Commit, Cursor, EndReason, Entry, Error, Expect, IdGen, Key, KeyMeta, Kind, Limits,
+    ListRequest, Op, Outcome, Page, PageToken, Range, Read, Revision, Spawner, Store, Tail, Task,
+    Txn, TxnId, WatchStream, limits,
 };
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, GetResponse, KeyValue, ResponseHeader, Txn as EtcdTxn,
@@ -48,6 +48,13 @@ impl Debug for EtcdStore {
         f.debug_struct("EtcdStore")
             .field("tail", &self.life.tail)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for EtcdStore {
+    /// Watchers have a part of this store for what they lack; they have to be told that nothing follows.
+    fn drop(&mut self) {
+        self.life.tail.end(EndReason::Closed);
     }
 }
 

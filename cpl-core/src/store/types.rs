@@ -508,6 +508,14 @@ pub enum Event {
 }
 
 impl Event {
+    /// Key and value together, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put { entry, .. } => entry.key.0.len() + entry.value.len(),
+            Self::Delete { key, .. } => key.0.len(),
+        }
+    }
+
     /// The key that changed.
     pub const fn key(&self) -> &Key {
         match self {

@@ -227,13 +227,7 @@ impl Tail {
 }
 
 fn bytes(events: &[Event]) -> usize {
-    events
-        .iter()
-        .map(|event| match event {
-            Event::Put { entry, .. } => entry.key.as_bytes().len() + entry.value.len(),
-            Event::Delete { key, .. } => key.as_bytes().len(),
-        })
-        .sum()
+    events.iter().map(Event::bytes).sum()
 }
 
 struct Watcher {

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,7 +62,11 @@ async fn a_predecessor_can_no_longer_write_once_its_shard_is_taken() {
 
 /// A store that several processes share, in memory.
 #[derive(Debug)]
-struct Shared(MemoryStore);
+struct Shared {
+    inner: MemoryStore,
+    /// A renewal that was under way arrives once the record of renewals has been read.
+    late: AtomicBool,
+}
 
 #[async_trait]
 impl Store for Shared {
@@ -70,31 +75,35 @@ impl Store for Shared {
     }
 
     async fn head(&self) -> Result<Cursor, Error> {
-        self.0.head().await
+        self.inner.head().await
     }
 
     async fn get(&self, key: &Key) -> Result<Read<Option<Entry>>, Error> {
-        self.0.get(key).await
+        let read = self.inner.get(key).await;
+        if key.to_string().contains("session_renewals") && self.late.swap(false, Ordering::SeqCst) {
+            self.inner.commit(Txn::new().put(key.clone(), "{}")).await?;
+        }
+        read
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, Error> {
-        self.0.list(request).await
+        self.inner.list(request).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, Error> {
-        self.0.commit(txn).await
+        self.inner.commit(txn).await
     }
 
     async fn watch(&self, range: Range, after: Cursor) -> Result<WatchStream, Error> {
-        self.0.watch(range, after).await
+        self.inner.watch(range, after).await
     }
 
     async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
-        self.0.outcome(id).await
+        self.inner.outcome(id).await
     }
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {
-        self.0.compact(through).await
+        self.inner.compact(through).await
     }
 }
 
@@ -112,7 +121,10 @@ struct Replicas {
 impl Replicas {
     fn new() -> Self {
         let host = Host::new();
-        let store = Shared(MemoryStore::new(StoreId(1), Arc::clone(&host.clock)));
+        let store = Shared {
+            inner: MemoryStore::new(StoreId(1), Arc::clone(&host.clock)),
+            late: AtomicBool::new(false),
+        };
         Self { host, store }
     }
 
@@ -207,4 +219,18 @@ async fn what_is_released_is_taken_at_once() {
     release(&replicas.store, &**clock, &**ids, &first, patience)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_that_comes_late_does_not_keep_what_is_released() {
+    let replicas = Replicas::new();
+    let first = replicas.claim(1).await;
+    let Host { clock, ids, .. } = &replicas.host;
+    replicas.store.late.store(true, Ordering::SeqCst);
+    release(&replicas.store, &**clock, &**ids, &first, SHORT.ttl)
+        .await
+        .unwrap();
+    assert!(!replicas.store.late.load(Ordering::SeqCst));
+    let session = replicas.store.get(first.session.key()).await.unwrap();
+    assert_eq!(session.value, None);
 }

@@ -176,7 +176,6 @@ async fn others_in_the_cluster_take_revisions_and_compact_and_that_is_all() {
     raw.compact(i64::try_from(compacted).unwrap(), None)
         .await
         .unwrap();
-    // Another process finds out at once, this one when it reads what is gone.
     let other = open(&etcd.url("cpl")).await.unwrap();
     let gone = other.watch(Range::all(), start).await.err().unwrap();
     assert_eq!(
@@ -213,4 +212,22 @@ async fn pages_of_large_values_fit_whatever_their_size() {
         }
     }
     assert_eq!(found, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_with_its_store() {
+    let backend = Etcd::start();
+    let store = open(&backend.url("cpl")).await.unwrap();
+    let at = store.head().await.unwrap();
+    let mut watch = store.watch(Range::all(), at).await.unwrap();
+    drop(store);
+    let end = async {
+        loop {
+            if let WatchItem::End(reason) = watch.next().await.unwrap() {
+                break reason;
+            }
+        }
+    };
+    let end = tokio::time::timeout(Duration::from_secs(5), end).await;
+    assert_eq!(end.unwrap(), EndReason::Closed);
 }

@@ -197,3 +197,21 @@ async fn an_outage_is_told_as_stalled_and_misses_nothing() {
         .unwrap();
     assert_eq!(events[0].key().as_str(), Some("a"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_with_its_store() {
+    let backend = Postgres::start();
+    let store = open(&backend.url("cpl")).await.unwrap();
+    let at = store.head().await.unwrap();
+    let mut watch = store.watch(Range::all(), at).await.unwrap();
+    drop(store);
+    let end = async {
+        loop {
+            if let WatchItem::End(reason) = watch.next().await.unwrap() {
+                break reason;
+            }
+        }
+    };
+    let end = tokio::time::timeout(Duration::from_secs(5), end).await;
+    assert_eq!(end.unwrap(), EndReason::Closed);
+}

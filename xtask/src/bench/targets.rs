@@ -87,6 +87,19 @@ const COMMITS_256: &[(&str, &str)] = &[("callers", "256"), ("watchers", "0"), ("
 /// On a machine that was at rest, as it is when one agent is told of one change now and then.
 const COMMITS_AT_REST: &[(&str, &str)] = &[("callers", "1"), ("pause_ms", "8")];
 const ETCD: &str = "3.5.1";
+/// etcd's watchers as its load has them, sharing connections, and with one each.
+const WATCH_SHARED: &[(&str, &str)] = &[
+    ("watchers", "1000"),
+    ("target_rate", "50"),
+    ("conns", "8"),
+    ("version", ETCD),
+];
+const WATCH_ALONE: &[(&str, &str)] = &[
+    ("watchers", "1000"),
+    ("target_rate", "50"),
+    ("conns", "1000"),
+    ("version", ETCD),
+];
 const ALL: &[(&str, &str)] = &[("clients", "10000")];
 const AXUM: &[(&str, &str)] = &[("clients", "10000"), ("ack", "on next poll")];
 
@@ -175,48 +188,21 @@ pub(crate) const TARGETS: &[Target] = &[
         "events of 1,000 watchers, etcd",
         figure("store.watch", &[("rate", "600")], "events_per_s"),
         10.0,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "8"),
-                ("version", ETCD),
-            ],
-            "delivered_per_s",
-        ),
+        figure("etcd.watch", WATCH_SHARED, "delivered_per_s"),
     ),
     at_most(
         "P7b",
         "p99 of their delay, etcd",
         figure("store.watch", &[("rate", "600")], "p99_ms"),
         0.25,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "8"),
-                ("version", ETCD),
-            ],
-            "delay_p99_ms",
-        ),
+        figure("etcd.watch", WATCH_SHARED, "delay_p99_ms"),
     ),
     at_most(
         "P8a",
         "p99 of 1,000 HTTP streams on 8 connections, etcd",
         figure("fleet.streams", &[("connections", "8")], "delay_p99_ms"),
         1.0,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "8"),
-                ("version", ETCD),
-            ],
-            "delay_p99_ms",
-        ),
+        figure("etcd.watch", WATCH_SHARED, "delay_p99_ms"),
     ),
     at_most(
         "P8b",
@@ -227,32 +213,14 @@ pub(crate) const TARGETS: &[Target] = &[
             "server_cpu_us_per_event",
         ),
         1.0,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "8"),
-                ("version", ETCD),
-            ],
-            "server_cpu_us_per_event",
-        ),
+        figure("etcd.watch", WATCH_SHARED, "server_cpu_us_per_event"),
     ),
     at_most(
         "P8c",
         "p99 of 1,000 HTTP streams on 1,000 connections, etcd",
         figure("fleet.streams", &[("connections", "1000")], "delay_p99_ms"),
         1.0,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "1000"),
-                ("version", ETCD),
-            ],
-            "delay_p99_ms",
-        ),
+        figure("etcd.watch", WATCH_ALONE, "delay_p99_ms"),
     ),
     at_most(
         "P8d",
@@ -263,16 +231,7 @@ pub(crate) const TARGETS: &[Target] = &[
             "server_cpu_us_per_event",
         ),
         1.0,
-        figure(
-            "etcd.watch",
-            &[
-                ("watchers", "1000"),
-                ("target_rate", "50"),
-                ("conns", "1000"),
-                ("version", ETCD),
-            ],
-            "server_cpu_us_per_event",
-        ),
+        figure("etcd.watch", WATCH_ALONE, "server_cpu_us_per_event"),
     ),
     at_most(
         "P10a",
