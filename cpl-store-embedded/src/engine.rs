@@ -17,7 +17,7 @@ use cpl_core::store::{
 use crate::config::Config;
 use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
 use crate::floor::Fault;
-use crate::format::{Item, Mark, Record, Recorded};
+use crate::format::{Item, Mark, Record, RecordRow, Recorded};
 use crate::index::Index;
 use crate::shared::Shared;
 
@@ -136,80 +136,111 @@ impl Engine {
     }
 
     /// Evaluates the requests in order, each on the state that its predecessors leave, and answers
-    /// once all of them are durable. Blocks while the disk works.
+    /// in that order once all of them are durable. Blocks while the disk works.
+    ///
+    /// A request is evaluated as soon as the iterator gives it, which may wait for more of them
+    /// meanwhile. An answer is told as soon as its own change is readable; whoever reads then waits
+    /// until all of them are.
     ///
     /// When the disk fails, every answer of the batch is that failure, also those that changed
     /// nothing: they may have seen a predecessor that nobody knows to be durable. From then on every
     /// write is refused, for good or until a full disk has room.
-    pub(crate) fn commit(&mut self, requests: Vec<Request>) -> Vec<Result<Answer, Error>> {
+    pub(crate) fn commit(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+        mut tell: impl FnMut(Result<Answer, Error>),
+    ) {
         self.recover_if_due();
         if let Some(poison) = &self.poison {
-            return requests.iter().map(|_| Err(poison.error())).collect();
+            requests.for_each(|_| tell(Err(poison.error())));
+            return;
         }
-        self.last_batch = requests.len();
-        let now = self.clock.wall();
-        let (answers, items) = self.evaluate(requests, now);
-        if items.is_empty() {
-            return answers;
+        let Evaluated {
+            answers,
+            record,
+            row,
+        } = self.evaluate(requests);
+        if answers.is_empty() {
+            return;
         }
-        match self.append(items) {
-            Ok(()) => answers,
+        self.last_batch = answers.len();
+        match self.append(&record, row) {
+            Ok(()) => self.publish(record.items, answers, tell),
             Err(failed) => {
                 let failure = failed.explain("commit to the log");
-                let count = answers.len();
                 self.fail(&failure);
-                let again = |_| Error::new(failure.kind().clone(), failure.to_string());
-                let mut errors: Vec<_> = (1..count).map(|n| Err(again(n))).collect();
-                errors.push(Err(failure));
-                errors
+                for _ in 1..answers.len() {
+                    tell(Err(Error::new(failure.kind().clone(), failure.to_string())));
+                }
+                tell(Err(failure));
             },
         }
     }
 
-    fn evaluate(
-        &self,
-        requests: Vec<Request>,
-        now: Timestamp,
-    ) -> (Vec<Result<Answer, Error>>, Vec<Item>) {
+    fn evaluate(&self, requests: impl Iterator<Item = Request>) -> Evaluated {
+        // Nobody but this thread changes the index, so that holding it keeps nobody waiting.
         let index = self.shared.index();
         let mut batch = Batch {
             index: &index,
-            now,
+            now: self.clock.wall(),
             head: index.head,
             changed: BTreeMap::new(),
             recorded: BTreeMap::new(),
             outcome_records: self.config.outcome_records,
             items: Vec::new(),
+            row: RecordRow::new(index.head),
         };
-        let answers = requests
-            .into_iter()
-            .map(|request| match request {
+        let mut answers = Vec::new();
+        for request in requests {
+            let answer = match request {
                 Request::Commit(txn) => batch.commit(txn).map(Answer::Commit),
                 Request::Outcome(id) => batch.outcome(id).map(Answer::Outcome),
-            })
-            .collect();
-        (answers, batch.items)
+            };
+            answers.push((batch.items.len(), answer));
+        }
+        let record = Record {
+            base: index.head,
+            items: batch.items,
+        };
+        Evaluated {
+            answers,
+            record,
+            row: batch.row,
+        }
     }
 
-    fn append(&mut self, items: Vec<Item>) -> Result<(), WriteError> {
-        let base = self.shared.index().head;
-        let record = Record { base, items };
+    /// Makes a record durable, if it says anything.
+    fn append(&mut self, record: &Record, row: RecordRow) -> Result<(), WriteError> {
+        if record.items.is_empty() {
+            return Ok(());
+        }
         let sequence = self.mark.record + self.records.len() as u64;
-        let row = record.encode(sequence);
+        let row = row.seal(sequence);
         self.disk.write(|transaction| {
             let mut log = transaction.open_table(LOG)?;
             log.insert(sequence, row.as_slice())?;
             Ok(())
         })?;
-        self.keep(&record, row.len());
-        self.publish(record.items);
+        self.keep(record, row.len());
         Ok(())
     }
 
-    fn publish(&self, items: Vec<Item>) {
+    /// Makes durable items readable, and tells each answer once what it stands on is.
+    fn publish(
+        &self,
+        items: Vec<Item>,
+        answers: Vec<(usize, Result<Answer, Error>)>,
+        mut tell: impl FnMut(Result<Answer, Error>),
+    ) {
         let mut index = self.shared.index_mut();
-        for item in items {
-            index.apply(item);
+        let mut items = items.into_iter();
+        let mut applied = 0;
+        for (after, answer) in answers {
+            for item in items.by_ref().take(after - applied) {
+                index.apply(item);
+            }
+            applied = after;
+            tell(answer);
         }
         let revision = index.head;
         drop(index);
@@ -374,6 +405,14 @@ pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
     })
 }
 
+/// A batch that waits for the disk.
+struct Evaluated {
+    /// Each with the number of items that it stands on.
+    answers: Vec<(usize, Result<Answer, Error>)>,
+    record: Record,
+    row: RecordRow,
+}
+
 /// The durable state with what the batch adds to it.
 struct Batch<'a> {
     index: &'a Index,
@@ -383,6 +422,8 @@ struct Batch<'a> {
     recorded: BTreeMap<TxnId, Recorded>,
     outcome_records: usize,
     items: Vec<Item>,
+    /// The same items as they will be on disk.
+    row: RecordRow,
 }
 
 impl Batch<'_> {
@@ -481,11 +522,13 @@ impl Batch<'_> {
             self.recorded.insert(id, recorded);
         }
         if record.is_some() || !changes.is_empty() {
-            self.items.push(Item {
+            let item = Item {
                 revision: self.head,
                 record,
                 changes,
-            });
+            };
+            self.row.push(&item);
+            self.items.push(item);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What drives the engine: a thread of its own, or whoever calls.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{
@@ -186,38 +188,50 @@ fn serve(
     (jobs, queued): (&Receiver<Job>, &AtomicUsize),
     answered: &mut (usize, Monotonic),
 ) {
-    let mut requests = Vec::new();
-    let mut answers = Vec::new();
-    let mut bytes = 0;
     let clock = Arc::clone(&engine.clock);
     let mut gathering = Gathering::start(&*clock, *answered);
-    let mut next = Some(first);
-    while let Some(job) = next.take() {
-        bytes += job.bytes();
-        queued.fetch_sub(job.bytes(), Ordering::Relaxed);
-        match job {
+    // Shared by what asks and what answers, which take turns.
+    let waiting = RefCell::new(VecDeque::new());
+    let mut compaction = None;
+    let mut bytes = 0;
+    let mut count = 0;
+    let mut first = Some(first);
+    let requests = std::iter::from_fn(|| {
+        let room = count < BATCH_REQUESTS && bytes < BATCH_BYTES;
+        let next = first
+            .take()
+            .or_else(|| room.then(|| gathering.next(count, jobs))?)?;
+        bytes += next.bytes();
+        queued.fetch_sub(next.bytes(), Ordering::Relaxed);
+        match next {
             Job::Write(request, answer) => {
-                requests.push(request);
-                answers.push(answer);
+                waiting.borrow_mut().push_back(answer);
+                count += 1;
+                Some(request)
             },
             Job::Compact(through, answer) => {
-                flush(
-                    engine,
-                    std::mem::take(&mut requests),
-                    std::mem::take(&mut answers),
-                );
-                // Whoever asked may have stopped waiting; the compaction stands.
-                let _ = answer.send(engine.compact(through));
-                return;
+                compaction = Some((through, answer));
+                None
             },
         }
-        if requests.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
-            next = gathering.next(requests.len(), jobs);
-        }
+    })
+    .fuse();
+    engine.commit(requests, |result| answer_next(&waiting, result));
+    if let Some((through, answer)) = compaction {
+        // Whoever asked may have stopped waiting; the compaction stands.
+        let _ = answer.send(engine.compact(through));
     }
-    let count = requests.len();
-    flush(engine, requests, answers);
     *answered = (count, clock.monotonic());
+}
+
+type Waiting = RefCell<VecDeque<oneshot::Sender<Result<Answer, Error>>>>;
+
+fn answer_next(waiting: &Waiting, result: Result<Answer, Error>) {
+    let next = waiting.borrow_mut().pop_front();
+    if let Some(answer) = next {
+        // Whoever asked may have stopped waiting; the commit stands.
+        let _ = answer.send(result);
+    }
 }
 
 /// Waiting a moment for those who were answered last.
@@ -270,20 +284,6 @@ impl<'a> Gathering<'a> {
     }
 }
 
-fn flush(
-    engine: &mut Engine,
-    requests: Vec<Request>,
-    answers: Vec<oneshot::Sender<Result<Answer, Error>>>,
-) {
-    if requests.is_empty() {
-        return;
-    }
-    for (answer, result) in answers.into_iter().zip(engine.commit(requests)) {
-        // Whoever asked may have stopped waiting; the commit stands.
-        let _ = answer.send(result);
-    }
-}
-
 /// Compacts and checkpoints a little; whether more is left to do.
 fn maintain(engine: &mut Engine) -> bool {
     // A failure has poisoned the engine, which is told to whoever writes next.
@@ -311,7 +311,10 @@ impl Submit for Inline {
     fn write(&self, request: Request) -> Result<Pending<Answer>, Error> {
         let (answer, pending) = oneshot::channel();
         self.with(|engine| {
-            flush(engine, vec![request], vec![answer]);
+            let waiting = RefCell::new(VecDeque::from([answer]));
+            engine.commit(std::iter::once(request), |result| {
+                answer_next(&waiting, result)
+            });
             maintain(engine);
         })?;
         Ok(pending)
