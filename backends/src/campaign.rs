@@ -15,58 +15,67 @@ use crate::{Cut, Etcd, Opening, Postgres, Proxy};
 
 /// A backend that can be made to suffer.
 pub trait Victim: Send + 'static {
-    /// Where it listens.
-    fn port(&self) -> u16;
-    /// Its process.
-    fn pid(&self) -> u32;
-    /// Ends it with SIGKILL, and starts it again.
-    fn restart(&mut self);
-    /// Cuts what an operator would cut; `false` when there is no such thing.
-    fn disturb(&mut self) -> bool;
+    /// Where each of its members listens.
+    fn ports(&self) -> Vec<u16>;
+    /// The process of a member.
+    fn pid(&self, member: usize) -> u32;
+    /// Ends a member with SIGKILL, and starts it again.
+    fn restart(&mut self, member: usize);
+    /// Does what only this kind suffers; says what that was, unless there was nothing to do.
+    fn disturb(&mut self) -> Option<&'static str>;
 }
 
+/// What is said of a cluster whose leader was killed and came back later.
+pub const LEADER_KILLED: &str = "leader killed, others went on";
+/// How long a cluster is left without the leader that was killed: longer than an election takes.
+const LEADERLESS: Duration = Duration::from_secs(3);
+
 impl Victim for Etcd {
-    fn port(&self) -> u16 {
-        self.port
+    fn ports(&self) -> Vec<u16> {
+        self.ports()
     }
 
-    fn pid(&self) -> u32 {
-        self.process()
+    fn pid(&self, member: usize) -> u32 {
+        self.process(member)
     }
 
-    fn restart(&mut self) {
-        self.kill();
+    fn restart(&mut self, member: usize) {
+        self.kill_member(member);
         self.serve();
     }
 
-    fn disturb(&mut self) -> bool {
-        false
+    fn disturb(&mut self) -> Option<&'static str> {
+        let leader = self.leader().filter(|_| self.ports().len() > 1)?;
+        self.kill_member(leader);
+        std::thread::sleep(LEADERLESS);
+        self.serve();
+        Some(LEADER_KILLED)
     }
 }
 
 impl Victim for Postgres {
-    fn port(&self) -> u16 {
-        self.port
+    fn ports(&self) -> Vec<u16> {
+        vec![self.port]
     }
 
-    fn pid(&self) -> u32 {
+    fn pid(&self, _: usize) -> u32 {
         self.process()
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, _: usize) {
         self.kill();
         self.serve();
     }
 
-    fn disturb(&mut self) -> bool {
+    fn disturb(&mut self) -> Option<&'static str> {
         let ended =
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'cpl'";
-        self.sql("postgres", ended) != "0"
+        (self.sql("postgres", ended) != "0").then_some("connections ended by the server")
     }
 }
 
 /// What happened, and how often.
-type Histogram = BTreeMap<String, usize>;
+pub type Histogram = BTreeMap<String, usize>;
 
 /// Clients that race, watchers beside them, and unknown outcomes that are settled.
 const RACES: &[&str] = &[
@@ -83,13 +92,13 @@ const FAULTS: usize = 25;
 const SEED: usize = 3;
 
 /// Runs races again and again, each on a new store, until so many faults have hit, every kind of cut among them. `open`
-/// is given the port to connect to and a number, and opens an empty store of that number.
+/// is given where to connect to, as `host:port,…`, and a number, and opens an empty store of that number.
 ///
 /// # Panics
 /// When a case fails, with the seed and what had happened.
-pub async fn campaign<O>(runtime: &Runtime, victim: impl Victim, open: O)
+pub async fn campaign<O>(runtime: &Runtime, victim: impl Victim, open: O) -> Histogram
 where
-    O: Fn(u16, usize) -> Opening + Sync,
+    O: Fn(&str, usize) -> Opening + Sync,
 {
     let asked = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let (faults, seed) = (
@@ -106,7 +115,7 @@ where
     let mut runs = 0;
     while chaos.count() < faults {
         let case = chosen[runs % chosen.len()];
-        let store = opened(runtime, &open, chaos.port, runs).await;
+        let store = opened(runtime, &open, &chaos.hosts, runs).await;
         let settling = Settling::patient(store, Arc::clone(&runtime.clock));
         if let Err(failure) = case.run(runtime, settling).await {
             panic!(
@@ -122,16 +131,17 @@ where
     ));
     let cuts = hits.keys().filter(|what| what.starts_with("cut")).count();
     assert_eq!(cuts, 3, "every kind of cut has hit");
+    hits
 }
 
 /// Opens a store while all goes wrong; a minute of that is too long.
-async fn opened<O>(runtime: &Runtime, open: &O, port: u16, number: usize) -> Arc<dyn Store>
+async fn opened<O>(runtime: &Runtime, open: &O, hosts: &str, number: usize) -> Arc<dyn Store>
 where
-    O: Fn(u16, usize) -> Opening + Sync,
+    O: Fn(&str, usize) -> Opening + Sync,
 {
     let mut last = None;
     for _ in 0..300 {
-        match open(port, number).await {
+        match open(hosts, number).await {
             Ok(store) => return store,
             Err(error) => last = Some(error),
         }
@@ -142,7 +152,7 @@ where
 
 /// Makes a backend suffer until it is dropped, or has suffered enough.
 struct Chaos {
-    port: u16,
+    hosts: String,
     done: Arc<AtomicBool>,
     hits: Arc<Mutex<Histogram>>,
     thread: Option<JoinHandle<()>>,
@@ -150,9 +160,13 @@ struct Chaos {
 
 impl Chaos {
     fn start(mut victim: impl Victim, seed: usize, faults: usize) -> Self {
-        let proxy = Proxy::start(victim.port());
+        let proxies: Vec<Proxy> = victim.ports().into_iter().map(Proxy::start).collect();
+        let hosts: Vec<String> = proxies
+            .iter()
+            .map(|proxy| format!("127.0.0.1:{}", proxy.port))
+            .collect();
         let mut chaos = Self {
-            port: proxy.port,
+            hosts: hosts.join(","),
             done: Arc::default(),
             hits: Arc::default(),
             thread: None,
@@ -167,7 +181,7 @@ impl Chaos {
                     // What runs now ends in peace, on a server that is still there.
                     continue;
                 }
-                if let Some(what) = strike(&mut victim, &proxy, &mut dice) {
+                if let Some(what) = strike(&mut victim, &proxies, &mut dice) {
                     let mut hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
                     *hits.entry(what.to_owned()).or_default() += 1;
                     count += 1;
@@ -199,22 +213,23 @@ impl Drop for Chaos {
     }
 }
 
-/// Does one thing; says what it hit, if it hit anything.
-fn strike(victim: &mut impl Victim, proxy: &Proxy, dice: &mut Dice) -> Option<&'static str> {
-    match dice.below(20) {
+/// Does one thing to one member; says what it hit, if it hit anything.
+fn strike(victim: &mut impl Victim, proxies: &[Proxy], dice: &mut Dice) -> Option<&'static str> {
+    let what = dice.below(20);
+    let member = usize::try_from(dice.below(proxies.len() as u64)).unwrap();
+    let proxy = &proxies[member];
+    match what {
         0 => {
-            victim.restart();
+            victim.restart(member);
             Some("killed and restarted")
         },
         1 => {
-            signal(victim.pid(), "-STOP");
+            signal(victim.pid(member), "-STOP");
             std::thread::sleep(Duration::from_millis(200 + dice.below(1_500)));
-            signal(victim.pid(), "-CONT");
+            signal(victim.pid(member), "-CONT");
             Some("paused")
         },
-        2 | 3 => victim
-            .disturb()
-            .then_some("connections ended by the server"),
+        2 | 3 => victim.disturb(),
         4..10 => cut(proxy, Cut::Request, "cut before the request"),
         10..16 => cut(proxy, Cut::Reply, "cut after the commit, before the reply"),
         _ => cut(proxy, Cut::Middle, "cut in the middle of a message"),

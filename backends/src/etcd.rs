@@ -1,89 +1,163 @@
-//! One etcd.
+//! An etcd of one member or of several.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use crate::{free_port, spawn, wait_until};
 
-/// An etcd of one member, Debian's package `etcd-server`.
+/// How long a member may take to say whether it leads.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// An etcd on loopback, of Debian's package `etcd-server`.
 #[derive(Debug)]
 pub struct Etcd {
-    server: Option<Child>,
+    members: Vec<Member>,
     dir: tempfile::TempDir,
-    /// Where clients find it.
-    pub port: u16,
+}
+
+#[derive(Debug)]
+struct Member {
+    server: Option<Child>,
+    port: u16,
     peer: u16,
 }
 
 impl Etcd {
-    /// Starts one that is empty, and waits until it listens.
+    /// Starts one member that is empty, and waits until it listens.
     pub fn start() -> Self {
-        let mut etcd = Self {
+        Self::start_members(1)
+    }
+
+    /// Starts as many members, and waits until they listen and one of them leads.
+    pub fn start_members(count: usize) -> Self {
+        let member = || Member {
             server: None,
-            dir: tempfile::tempdir().unwrap(),
             port: free_port(),
             peer: free_port(),
         };
+        let mut etcd = Self {
+            members: std::iter::repeat_with(member).take(count).collect(),
+            dir: tempfile::tempdir().unwrap(),
+        };
         etcd.serve();
+        wait_until(
+            || etcd.leader().is_some(),
+            || "no member of etcd leads".to_owned(),
+        );
         etcd
     }
 
-    /// Starts the server on what is in the folder, and waits until it listens.
-    pub fn serve(&mut self) {
-        let path = self.dir.path().join("log");
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let (client, peer) = (url(self.port), url(self.peer));
-        let mut command = Command::new("etcd");
-        command
-            .arg("--data-dir")
-            .arg(self.dir.path().join("data"))
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args(["--initial-cluster", &format!("default={peer}")]);
-        let server = spawn(&mut command, &path);
-        self.server = Some(server.expect("etcd is installed (the Debian package etcd-server)"));
-        let port = self.port;
-        wait_until(
-            || TcpStream::connect(("127.0.0.1", port)).is_ok(),
-            || {
-                format!(
-                    "etcd does not start: {}",
-                    fs::read_to_string(path).unwrap_or_default()
-                )
-            },
-        );
-    }
-
-    /// Its process.
+    /// Where clients find the first member.
     ///
     /// # Panics
-    /// When it was killed.
-    pub(crate) fn process(&self) -> u32 {
-        self.server.as_ref().expect("etcd runs").id()
+    /// Never: there is one.
+    pub fn port(&self) -> u16 {
+        self.members[0].port
+    }
+
+    /// Where clients find each member.
+    pub fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|member| member.port).collect()
     }
 
     /// A URL for `--store`.
     pub fn url(&self, prefix: &str) -> String {
-        format!("etcd://127.0.0.1:{}/{prefix}", self.port)
+        let hosts: Vec<String> = self.members.iter().map(Member::host).collect();
+        format!("etcd://{}/{prefix}", hosts.join(","))
     }
 
-    /// Ends the server with SIGKILL.
+    /// Starts the members that do not run on what is in their folders, and waits until they listen.
+    pub fn serve(&mut self) {
+        for at in 0..self.members.len() {
+            self.serve_member(at);
+        }
+        for member in &self.members {
+            let path = self.dir.path().join("log");
+            wait_until(
+                || TcpStream::connect(("127.0.0.1", member.port)).is_ok(),
+                || {
+                    let log = fs::read_to_string(path).unwrap_or_default();
+                    format!("etcd does not start: {log}")
+                },
+            );
+        }
+    }
+
+    fn serve_member(&mut self, at: usize) {
+        let name = |at: usize| format!("m{at}");
+        let cluster: Vec<String> = (0..self.members.len())
+            .map(|at| format!("{}=http://127.0.0.1:{}", name(at), self.members[at].peer))
+            .collect();
+        let dir: &Path = self.dir.path();
+        let (log, data) = (dir.join("log"), dir.join(name(at)));
+        let member = &mut self.members[at];
+        if member.server.is_some() {
+            return;
+        }
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let (client, peer) = (url(member.port), url(member.peer));
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &name(at), "--data-dir"])
+            .arg(data)
+            .args(["--listen-client-urls", &client])
+            .args(["--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &cluster.join(",")]);
+        let server = spawn(&mut command, &log);
+        member.server = Some(server.expect("etcd is installed (the Debian package etcd-server)"));
+    }
+
+    /// The member that leads, if one says so.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        self.members.iter().position(Member::leads)
+    }
+
+    /// The process of a member.
+    ///
+    /// # Panics
+    /// When it was killed.
+    pub(crate) fn process(&self, member: usize) -> u32 {
+        let server = self.members[member].server.as_ref();
+        server.expect("etcd runs").id()
+    }
+
+    /// Ends all members with SIGKILL.
     pub fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
+        for at in 0..self.members.len() {
+            self.kill_member(at);
+        }
+    }
+
+    pub(crate) fn kill_member(&mut self, at: usize) {
+        if let Some(mut server) = self.members[at].server.take() {
             server.kill().unwrap();
             server.wait().unwrap();
         }
+    }
+}
+
+impl Member {
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Whether its metrics say that it leads; a member that is away does not.
+    fn leads(&self) -> bool {
+        let asked = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        asked().is_ok_and(|text| text.contains("\netcd_server_is_leader 1"))
     }
 }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 use cpl_core::store::{Error, Store};
 use futures::future::BoxFuture;
 
-pub use self::campaign::{Victim, campaign};
+pub use self::campaign::{Histogram, LEADER_KILLED, Victim, campaign};
 pub use self::contract::{contract, contract_behind_faults};
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;

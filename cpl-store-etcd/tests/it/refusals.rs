@@ -14,7 +14,7 @@ fn put(key: &str) -> Txn {
 }
 
 async fn client(etcd: &Etcd) -> Client {
-    Client::connect([format!("127.0.0.1:{}", etcd.port)], None)
+    Client::connect([format!("127.0.0.1:{}", etcd.port())], None)
         .await
         .unwrap()
 }

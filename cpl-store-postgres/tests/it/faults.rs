@@ -6,8 +6,8 @@ use crate::{open, runtime};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_nothing_happens_twice() {
-    campaign(&runtime(), Postgres::start(), |port, number| {
-        let url = format!("postgres://cpl@127.0.0.1:{port}/plane?schema=s{number}");
+    campaign(&runtime(), Postgres::start(), |hosts, number| {
+        let url = format!("postgres://cpl@{hosts}/plane?schema=s{number}");
         Box::pin(async move { open(&url).await })
     })
     .await;
