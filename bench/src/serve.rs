@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cpl_core::access::{NewToken, Scope};
 use cpl_core::error::Error;
+use cpl_core::lease::SessionTimes;
 use cpl_core::spec::{Draft, Edit, Request, manifest};
 use cpl_core::store::{Event, Range, Store, WatchItem};
 use cpl_host::Host;
@@ -66,6 +67,7 @@ pub(crate) async fn run(arguments: Arguments) {
         listen: SocketAddr::from(([127, 0, 0, 1], arguments.port)),
         store: StoreUrl::Embedded(arguments.dir.join("cpl.redb")),
         store_password: None,
+        session: SessionTimes::default(),
         data_dir: arguments.dir.clone(),
         tls: None,
         log_format: LogFormat::Text,

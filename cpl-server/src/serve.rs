@@ -176,7 +176,11 @@ pub fn run(config: &ServeConfig) -> Outcome {
     start_log(config.log_format, &config.log)?;
     let runtime = runtime()?;
     runtime.block_on(async {
-        let server = Server::start(config, PlaneConfig::default(), Host::new()).await?;
+        let plane = PlaneConfig {
+            session: config.session,
+            ..PlaneConfig::default()
+        };
+        let server = Server::start(config, plane, Host::new()).await?;
         tracing::info!(
             url = server.url(),
             store = ?config.store,

@@ -313,7 +313,7 @@ impl Submit for Inline {
         self.with(|engine| {
             let waiting = RefCell::new(VecDeque::from([answer]));
             engine.commit(std::iter::once(request), |result| {
-                answer_next(&waiting, result)
+                answer_next(&waiting, result);
             });
             maintain(engine);
         })?;

@@ -1,5 +1,6 @@
 //! Who owns what, and the proof of it.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,10 @@ pub(super) struct Renewal {
     pub(super) count: u64,
     /// When, for people.
     pub(super) at: Timestamp,
+    /// For how many milliseconds its holder goes on without the next one: so long others wait, whatever they
+    /// were told themselves. Zero in records of versions before, whose holders had the default.
+    #[serde(default)]
+    pub(super) lasts_ms: u64,
 }
 
 /// How long a session lasts on a shared store.
@@ -98,13 +103,23 @@ pub struct SessionTimes {
     pub skew: Duration,
 }
 
+impl SessionTimes {
+    /// The shortest that leaves a renewal time to be answered, and the longest that people would wait for.
+    pub const RANGE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_mins(5);
+
+    /// Of a session that lasts so long: renewed three times in it, and a fifth of it for clocks.
+    pub fn lasting(ttl: Duration) -> Self {
+        Self {
+            renew: ttl * 3 / 10,
+            ttl,
+            skew: ttl / 5,
+        }
+    }
+}
+
 impl Default for SessionTimes {
     /// 3 s, 10 s and 2 s.
     fn default() -> Self {
-        Self {
-            renew: Duration::from_secs(3),
-            ttl: Duration::from_secs(10),
-            skew: Duration::from_secs(2),
-        }
+        Self::lasting(Duration::from_secs(10))
     }
 }

@@ -26,8 +26,8 @@ const ONLY_SHARD: &str = "0";
 /// Takes the session of `replica` and the shard, ending the session of whoever had them before.
 ///
 /// On a store that several processes share it stands by, without end, until the session of the holder
-/// was released or has not been renewed for `ttl` and `skew` by this process' own clock; the claim compares
-/// what was seen, so a holder that was only slow keeps what it has. Dropping the future may leave a
+/// was released or has not been renewed for as long as it lasts and `skew`, by this process' own clock. How long
+/// it lasts its holder has said. The claim compares what was seen, so a holder that was only slow keeps what it has. Dropping the future may leave a
 /// session that nobody renews.
 ///
 /// # Errors
@@ -47,7 +47,7 @@ pub async fn claim(
         } else {
             look(store).await?
         };
-        if let Some(ownership) = take(store, clock, ids, replica, seen).await? {
+        if let Some(ownership) = take(store, clock, ids, (replica, times), seen).await? {
             return Ok(ownership);
         }
         tries += 1;
@@ -84,10 +84,7 @@ pub async fn hold(
             return lost("this process was paused for longer than its session lasts");
         }
         count += 1;
-        let renewal = Renewal {
-            count,
-            at: clock.wall(),
-        };
+        let renewal = renewal(count, clock, times);
         let txn = ClaimTxn::new(TxnId::fresh(ids), key.clone(), was, &renewal);
         let renewing = pin!(commit(store, clock, ids, txn, end));
         match select(renewing, clock.sleep_until(end)).await {
@@ -149,6 +146,8 @@ struct Seen {
     owner: Option<Owner>,
     session: Guard,
     renewal: Guard,
+    /// How long the session lasts after each renewal.
+    lasts: Duration,
 }
 
 impl Seen {
@@ -170,7 +169,7 @@ async fn stand_by(
     }
     loop {
         let unheard = clock.monotonic().since(since);
-        if seen.is_free() || unheard >= times.ttl.saturating_add(times.skew) {
+        if seen.is_free() || unheard >= seen.lasts.saturating_add(times.skew) {
             return Ok(seen);
         }
         clock.sleep(LOOK).await;
@@ -187,16 +186,24 @@ async fn look(store: &dyn Store) -> Result<Seen, Error> {
     let found = store.get(shard.key()).await.map_err(unreadable)?;
     let owner: Option<Owner> = decode(found.value.as_ref())?;
     let (mut session, mut renewal) = (Guard::ABSENT, Guard::ABSENT);
+    let mut lasts = SessionTimes::default().ttl;
     if let Some(owner) = &owner {
         let replica = owner.holder.to_string();
         session = read(store, &SESSION.key(&[&replica])).await?;
-        renewal = read(store, &RENEWAL.key(&[&replica])).await?;
+        let key = RENEWAL.key(&[&replica]);
+        let read = store.get(key.key()).await.map_err(unreadable)?;
+        renewal = Guard::of(read.value.as_ref().map(|entry| &entry.meta));
+        let said: Option<Renewal> = decode(read.value.as_ref())?;
+        if let Some(said) = said.filter(|renewal| renewal.lasts_ms > 0) {
+            lasts = Duration::from_millis(said.lasts_ms);
+        }
     }
     Ok(Seen {
         shard: Guard::of(found.value.as_ref().map(|entry| &entry.meta)),
         owner,
         session,
         renewal,
+        lasts,
     })
 }
 
@@ -205,7 +212,7 @@ async fn take(
     store: &dyn Store,
     clock: &dyn Clock,
     ids: &dyn IdGen,
-    replica: ReplicaId,
+    (replica, times): (ReplicaId, &SessionTimes),
     seen: Seen,
 ) -> Result<Option<Ownership>, Error> {
     let owner = Owner {
@@ -227,15 +234,8 @@ async fn take(
     );
     let shared = !store.limits().exclusive;
     if shared {
-        let renewal = Renewal {
-            count: 0,
-            at: owner.since,
-        };
-        txn = txn.also(
-            RENEWAL.key(&[&replica.to_string()]),
-            Guard::ABSENT,
-            &renewal,
-        );
+        let key = RENEWAL.key(&[&replica.to_string()]);
+        txn = txn.also(key, Guard::ABSENT, &renewal(0, clock, times));
     }
     if let Some(before) = seen.owner {
         let before = before.holder.to_string();
@@ -275,6 +275,14 @@ fn ownership(
             revision,
         },
         renewed,
+    }
+}
+
+fn renewal(count: u64, clock: &dyn Clock, times: &SessionTimes) -> Renewal {
+    Renewal {
+        count,
+        at: clock.wall(),
+        lasts_ms: u64::try_from(times.ttl.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

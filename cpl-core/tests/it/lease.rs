@@ -186,18 +186,24 @@ async fn a_holder_that_is_gone_is_succeeded_and_cannot_write_when_it_wakes_up() 
 #[tokio::test]
 async fn a_session_that_was_taken_over_is_lost_at_the_next_renewal() {
     let replicas = Replicas::new();
-    let first = replicas.claim(1).await;
     let Host { clock, ids, .. } = &replicas.host;
     let at_once = SessionTimes {
-        ttl: Duration::ZERO,
+        ttl: Duration::from_millis(1),
         skew: Duration::ZERO,
         ..SHORT
     };
-    // One whose clock is far too fast: the epoch decides, not the time.
-    let second = claim(&replicas.store, &**clock, &**ids, ReplicaId(2), &at_once)
+    // It says that it lasts almost no time, as one whose clock is far too fast would see it: the epoch
+    // decides, not the time.
+    let [first, second] = [1, 2].map(ReplicaId);
+    let first = claim(&replicas.store, &**clock, &**ids, first, &at_once)
         .await
         .unwrap();
-    let told = replicas.hold(&first).await;
+    let second = claim(&replicas.store, &**clock, &**ids, second, &at_once)
+        .await
+        .unwrap();
+    let patient = SessionTimes::default();
+    let lost = hold(&replicas.store, &**clock, &**ids, &first, &patient).await;
+    let told = lost.to_string();
     assert!(told.contains("another replica took over"), "{told}");
     assert!(replicas.may_write(&second.session, "note").await);
 }

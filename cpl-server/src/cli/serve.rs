@@ -17,11 +17,15 @@ pub struct ServeArgs {
     /// The password of the store, in the first line of a file; or the variable `CPL_STORE_PASSWORD`
     #[arg(long, value_name = "FILE")]
     pub store_password_file: Option<String>,
+    /// How long others wait for this server before one of them takes over, on a store that several share;
+    /// 2s to 5m [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub session_ttl: Option<String>,
     /// The folder for everything that has to survive a restart [default: cpl-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// A TOML file with the same settings (`listen`, `store`, `store_password_file`, `data_dir`,
-    /// `tls_cert`, `tls_key`, `log_format`, `log`); relative paths in it begin at its folder
+    /// A TOML file with the same settings (`listen`, `store`, `store_password_file`,
+    /// `session_ttl`, `data_dir`, `tls_cert`, `tls_key`, `log_format`, `log`); relative paths in it begin at its folder
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Serve TLS with this certificate chain (PEM); needs --tls-key

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cpl_core::lease::SessionTimes;
 use cpl_store_etcd::EtcdConfig;
 use cpl_store_postgres::PostgresConfig;
 use serde::Deserialize;
 
 use super::failure::Failure;
 use super::serve::ServeArgs;
+use super::wait::span;
 
 /// How `cpl serve` runs, complete and valid in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct ServeConfig {
     pub store: StoreUrl,
     /// The password of a store that asks for one.
     pub store_password: Option<Password>,
+    /// How long its session lasts on a store that several servers share.
+    pub session: SessionTimes,
     /// Where everything else is kept that has to survive a restart.
     pub data_dir: PathBuf,
     /// With what TLS is served; plain HTTP when absent.
@@ -119,6 +123,21 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// How long a session lasts, as it was written.
+struct SessionTtl(SessionTimes);
+
+impl FromStr for SessionTtl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ttl = span(text)?.0;
+        if SessionTimes::RANGE.contains(&ttl) {
+            return Ok(Self(SessionTimes::lasting(ttl)));
+        }
+        Err("expected a time from 2s to 5m".to_owned())
+    }
+}
+
 /// The form of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -150,6 +169,8 @@ pub struct Settings {
     pub store: Option<String>,
     /// A file.
     pub store_password_file: Option<String>,
+    /// A time, such as `10s`.
+    pub session_ttl: Option<String>,
     /// A folder.
     pub data_dir: Option<String>,
     /// A file.
@@ -229,6 +250,7 @@ impl Settings {
             listen: env("CPL_LISTEN"),
             store: env("CPL_STORE"),
             store_password_file: env("CPL_STORE_PASSWORD_FILE"),
+            session_ttl: env("CPL_SESSION_TTL"),
             data_dir: env("CPL_DATA_DIR"),
             tls_cert: env("CPL_TLS_CERT"),
             tls_key: env("CPL_TLS_KEY"),
@@ -267,6 +289,7 @@ impl Layers {
         let mut wrong = Vec::new();
         let listen = self.parsed("listen", |s| &s.listen, &mut wrong);
         let store = self.store(&mut wrong);
+        let session = self.parsed("session_ttl", |s| &s.session_ttl, &mut wrong);
         let data_dir = self.path_of("data_dir", |s| &s.data_dir);
         let log_format = self.parsed("log_format", |s| &s.log_format, &mut wrong);
         let cert = self.path_of("tls_cert", |s| &s.tls_cert);
@@ -291,6 +314,7 @@ impl Layers {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8_080))),
             store: store.unwrap_or_else(|| StoreUrl::Embedded(data_dir.join("cpl.redb"))),
             store_password: None,
+            session: session.map_or_else(SessionTimes::default, |SessionTtl(times)| times),
             data_dir,
             tls,
             log_format: log_format.unwrap_or(LogFormat::Text),
@@ -359,6 +383,7 @@ impl ServeArgs {
             listen,
             store,
             store_password_file,
+            session_ttl,
             data_dir,
             config: _,
             tls_cert,
@@ -370,6 +395,7 @@ impl ServeArgs {
             listen,
             store,
             store_password_file,
+            session_ttl,
             data_dir,
             tls_cert,
             tls_key,

@@ -19,6 +19,7 @@ use cpl_api::http::{HttpConfig, HttpControlPlaneTransport};
 use cpl_api::object::{ApplyRequest, Convergence, NodeStatus};
 use cpl_api::routes::{Collection, ListQuery};
 use cpl_api::token::BearerToken;
+use cpl_core::lease::SessionTimes;
 use cpl_host::Host;
 use serde::Deserialize;
 
@@ -112,6 +113,7 @@ async fn start_server(
         listen,
         store: StoreUrl::Embedded(dir.join("cpl.redb")),
         store_password: None,
+        session: SessionTimes::default(),
         data_dir: dir.to_owned(),
         tls: None,
         log_format: LogFormat::Text,

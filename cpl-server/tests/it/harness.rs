@@ -57,6 +57,7 @@ fn config(dir: &Path, store: StoreUrl) -> ServeConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         store,
         store_password: None,
+        session: SESSION,
         data_dir: dir.to_owned(),
         tls: None,
         log_format: LogFormat::Text,
