@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cpl_backends::{Etcd, Postgres};
 use cpl_host::Host;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use super::chance::Chance;
 use super::check::{Lost, Record, Recorded, Told, check};
 use super::client::{Changer, Stream};
-use super::nodes::{CONVERGE, Node, pages};
+use super::nodes::{Node, Place, pages};
 use super::output::figures;
 use crate::harness::manifests;
 use crate::live::process::{Client, Serve};
@@ -41,13 +42,14 @@ struct Campaign {
     changers: Vec<Changer>,
     in_flight: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
+    /// How soon after the last restart every node must run what it should.
+    converge: Duration,
     chance: Chance,
     seen: Seen,
 }
 
 impl Campaign {
-    async fn start(dir: &std::path::Path, seed: u64) -> Self {
-        let mut serve = Serve::new(&dir.join("data"));
+    async fn start(mut serve: Serve, place: &Place<'_>, seed: u64) -> Self {
         serve.start();
         serve.ready().await;
         let in_flight = Arc::default();
@@ -74,7 +76,7 @@ impl Campaign {
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         let mut nodes = Vec::new();
         for number in 1..=3 {
-            nodes.push(Node::start(&serve, dir, number, &groups).await);
+            nodes.push(Node::start(&serve, place, number, &groups).await);
         }
         let campaign = Self {
             serve,
@@ -82,6 +84,7 @@ impl Campaign {
             changers,
             in_flight,
             stop,
+            converge: place.converge,
             chance: Chance(seed),
             seen: Seen::default(),
         };
@@ -112,7 +115,7 @@ impl Campaign {
         self.converged().await;
         let took = clock.monotonic().since(restarted);
         assert!(
-            took < CONVERGE,
+            took < self.converge,
             "the nodes took {took:?} after the last restart"
         );
         self.seen.converged.push(took);
@@ -233,11 +236,10 @@ fn report(seed: u64, seen: &Seen, lost: Lost) {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_told_is_lost_or_done_twice_when_the_server_is_killed() {
+/// Runs the campaign and looks at what it hit.
+async fn run(serve: Serve, place: &Place<'_>) {
     let (rounds, seed) = (setting("CPL_KILL_ROUNDS", 20), setting("CPL_KILL_SEED", 1));
-    let dir = tempfile::tempdir().unwrap();
-    let mut campaign = Campaign::start(dir.path(), seed).await;
+    let mut campaign = Campaign::start(serve, place, seed).await;
     while campaign.seen.kills < rounds {
         let kills = KILLS_OF_A_LEG.min(rounds - campaign.seen.kills);
         campaign.leg(kills).await;
@@ -256,4 +258,42 @@ async fn nothing_told_is_lost_or_done_twice_when_the_server_is_killed() {
         rounds < 20 || lost.before_the_commit + lost.after_the_commit > 0,
         "{lost:?}"
     );
+}
+
+/// The same on a store where the next process must wait for the session of the one that was killed, which
+/// lasts `CPL_KILL_SESSION_S` seconds.
+async fn run_on(net: u8, store: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let ttl = Duration::from_secs(setting("CPL_KILL_SESSION_S", 2));
+    let serve = Serve::on(&dir.path().join("data"), store, ttl);
+    let place = Place {
+        dir: dir.path(),
+        net,
+        converge: Duration::from_secs(25),
+    };
+    run(serve, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_told_is_lost_or_done_twice_when_the_server_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place {
+        dir: dir.path(),
+        net: 47,
+        // A held file lock proves that the one before is dead: nobody waits for its session.
+        converge: Duration::from_secs(10),
+    };
+    run(Serve::new(&dir.path().join("data")), &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_told_is_lost_or_done_twice_on_etcd() {
+    let etcd = Etcd::start();
+    run_on(48, &etcd.url("cpl")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_told_is_lost_or_done_twice_on_postgres() {
+    let postgres = Postgres::start();
+    run_on(49, &postgres.url("cpl")).await;
 }

@@ -12,8 +12,16 @@ use crate::harness::{manifests, node};
 use crate::live::fleet::agent_command;
 use crate::live::process::{Client, Serve};
 
-/// How soon after the server is back every node must run what it should.
-pub(super) const CONVERGE: Duration = Duration::from_secs(10);
+/// When a node that has not converged is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a campaign takes place, and what it asks for.
+pub(super) struct Place<'a> {
+    pub(super) dir: &'a Path,
+    /// The third number of the addresses of its nodes, so that campaigns do not meet.
+    pub(super) net: u8,
+    pub(super) converge: Duration,
+}
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -23,12 +31,17 @@ pub(super) struct Node {
 
 impl Node {
     /// A node that serves these target groups, and its agent.
-    pub(super) async fn start(serve: &Serve, dir: &Path, number: u8, groups: &[&str]) -> Self {
+    pub(super) async fn start(
+        serve: &Serve,
+        place: &Place<'_>,
+        number: u8,
+        groups: &[&str],
+    ) -> Self {
         let name = format!("node-{number}");
-        let dir = dir.join(&name);
+        let dir = place.dir.join(&name);
         std::fs::create_dir(&dir).unwrap();
         let client = serve.client();
-        let address = IpAddr::from([127, 0, 47, 10 + number]).to_string();
+        let address = IpAddr::from([127, 0, place.net, 10 + number]).to_string();
         let wanted = manifests(&[node(&name, &address, groups)]);
         let headers = [("x-request-id", &*format!("setup-{name}.1"))];
         let (status, answer) = client.post("/v1/apply", &wanted, &headers).await.unwrap();
@@ -66,7 +79,7 @@ impl Node {
             if status["convergence"] == "converged" && Some(current) >= desired {
                 return;
             }
-            if clock.monotonic().since(started) > 3 * CONVERGE {
+            if clock.monotonic().since(started) > PATIENCE {
                 let log = std::fs::read_to_string(self.dir.join("agent.log")).unwrap();
                 panic!("{} does not converge: {status}\n{log}", self.name);
             }

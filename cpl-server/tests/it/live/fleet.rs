@@ -35,7 +35,11 @@ pub(super) struct Agent {
 impl Fleet {
     /// A server, `nodes` agents with a HAProxy each, and nothing to serve yet.
     pub(super) async fn start(net: u8, nodes: u8) -> Self {
-        let cpl = Harness::start().await;
+        Self::start_for(Harness::start().await, net, nodes).await
+    }
+
+    /// The same for a server that is there.
+    pub(super) async fn start_for(cpl: Harness, net: u8, nodes: u8) -> Self {
         let web_port = free_port(node_ip(net, 1));
         let mut fleet = Self {
             cpl,

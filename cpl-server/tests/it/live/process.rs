@@ -18,10 +18,12 @@ use super::fleet::free_port;
 /// How long a server may take to answer after it was started.
 const START: Duration = Duration::from_secs(20);
 
-/// A server's folder and port, which outlive its processes.
+/// A server's folder, store and port, which outlive its processes.
 #[derive(Debug)]
 pub(crate) struct Serve {
     dir: PathBuf,
+    /// More of its command line.
+    store: Vec<String>,
     port: u16,
     child: Option<Child>,
 }
@@ -30,9 +32,21 @@ impl Serve {
     /// A server that keeps its data in `dir`, on a free port; not started.
     pub(crate) fn new(dir: &Path) -> Self {
         let port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let dir = dir.to_owned();
-        let child = None;
-        Self { dir, port, child }
+        Self {
+            dir: dir.to_owned(),
+            store: Vec::new(),
+            port,
+            child: None,
+        }
+    }
+
+    /// A server that keeps its state elsewhere, where others must wait for its session.
+    pub(crate) fn on(dir: &Path, store: &str, ttl: Duration) -> Self {
+        let ttl = format!("{}ms", ttl.as_millis());
+        let arguments = ["--store", store, "--session-ttl", &ttl];
+        let mut serve = Self::new(dir);
+        serve.store = arguments.map(str::to_owned).to_vec();
+        serve
     }
 
     pub(crate) fn url(&self) -> String {
@@ -50,6 +64,7 @@ impl Serve {
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
             .arg("--data-dir")
             .arg(&self.dir)
+            .args(&self.store)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

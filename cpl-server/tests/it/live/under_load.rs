@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use cpl_backends::{Etcd, Postgres};
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, free_port};
 use super::traffic::Traffic;
+use crate::harness::Harness;
 
 /// Requests of one run, at least.
 const REQUESTS: u64 = 50_000;
@@ -76,7 +78,24 @@ fn with(endpoint: &Value, field: &str, value: impl Into<Value>) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_everything_changes() {
-    let mut fleet = Fleet::start(41, 3).await;
+    no_request_fails(Fleet::start(41, 3).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_on_etcd() {
+    let etcd = Etcd::start();
+    let cpl = Harness::start_on(&etcd.url("cpl")).await;
+    no_request_fails(Fleet::start_for(cpl, 51, 3).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_on_postgres() {
+    let postgres = Postgres::start();
+    let cpl = Harness::start_on(&postgres.url("cpl")).await;
+    no_request_fails(Fleet::start_for(cpl, 52, 3).await).await;
+}
+
+async fn no_request_fails(mut fleet: Fleet) {
     let mut apps = Vec::new();
     for (name, number) in [("app-1", 1), ("app-2", 2), ("app-3", 3), ("app-4", 4)] {
         apps.push(fleet.serve(name, number).await);
