@@ -1,6 +1,7 @@
 //! Who owns what, and the proof of it.
 
 use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,7 @@ fence!(
 );
 
 /// What one process owns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Ownership {
     /// Its session.
     pub session: Session,
@@ -69,12 +70,33 @@ pub struct Ownership {
     pub shard: Shard,
     /// On a shared store, when the claim was sent and the revision of its first renewal.
     pub(super) renewed: Option<(Monotonic, Revision)>,
+    pub(super) tenure: Arc<Tenure>,
+}
+
+/// Until when a holder goes on, by its own clock.
+#[derive(Debug, Default)]
+pub(super) struct Tenure(Mutex<Option<Monotonic>>);
+
+impl Tenure {
+    pub(super) fn extend(&self, until: Monotonic) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn until(&self) -> Option<Monotonic> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Ownership {
     /// Whether it has to be held by [`hold`](super::hold).
     pub const fn is_renewed(&self) -> bool {
         self.renewed.is_some()
+    }
+
+    /// Whether its holder may go on, by its own clock: what reached it while it was frozen must not be done
+    /// once this is false. Always so on a store that nobody shares.
+    pub fn lasts(&self, now: Monotonic) -> bool {
+        self.tenure.until().is_none_or(|until| now < until)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Taking ownership, keeping it, and giving it up.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -90,6 +91,7 @@ pub async fn hold(
         match select(renewing, clock.sleep_until(end)).await {
             Either::Left((Ok(Settled::Applied(revision)), _)) => {
                 (was, sent) = (Guard::at(revision), next);
+                ownership.tenure.extend(next.plus(times.ttl));
             },
             Either::Left((Ok(Settled::Lost { .. }), _)) => {
                 return lost("another replica took over");
@@ -250,7 +252,11 @@ async fn take(
     match commit(store, clock, ids, txn, sent.plus(PATIENCE)).await? {
         Settled::Applied(revision) => {
             let renewed = shared.then_some((sent, revision));
-            Ok(Some(ownership(owner, &session, &shard, revision, renewed)))
+            let ownership = ownership(owner, &session, &shard, revision, renewed);
+            if shared {
+                ownership.tenure.extend(sent.plus(times.ttl));
+            }
+            Ok(Some(ownership))
         },
         Settled::Lost { .. } => Ok(None),
     }
@@ -275,6 +281,7 @@ fn ownership(
             revision,
         },
         renewed,
+        tenure: Arc::default(),
     }
 }
 

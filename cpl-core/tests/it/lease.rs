@@ -179,6 +179,8 @@ async fn a_holder_that_is_gone_is_succeeded_and_cannot_write_when_it_wakes_up() 
     ] {
         assert_eq!(replicas.may_write(fence, "note").await, may);
     }
+    let now = || replicas.host.clock.monotonic();
+    assert!(!first.lasts(now()) && second.lasts(now()));
     let told = replicas.hold(&first).await;
     assert!(told.contains("paused for longer"), "{told}");
 }

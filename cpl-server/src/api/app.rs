@@ -79,6 +79,20 @@ impl App {
         self.reached(head.revision).await
     }
 
+    /// Whether this process may act by its own clock.
+    pub(super) fn leads(&self) -> Result<(), ApiError> {
+        if self
+            .plane
+            .ownership
+            .lasts(self.plane.host.clock.monotonic())
+        {
+            return Ok(());
+        }
+        let detail =
+            "this server was away for longer than its session lasts; another one may lead by now";
+        Err(ApiError::new(Code::Unavailable, "SESSION_LOST", detail))
+    }
+
     /// Waits until reads show this revision.
     pub(super) async fn reached(&self, revision: Revision) -> Answer<()> {
         let waiting = Box::pin(self.plane.cache.wait_for(revision));

@@ -38,6 +38,14 @@ pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     finish(response, &id)
 }
 
+/// Refuses what reached this process while it was frozen: another one may lead by now.
+pub(super) async fn tenure(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.leads() {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
 fn request_id(app: &App, request: &Request) -> String {
     let given = request
         .headers()

@@ -36,6 +36,7 @@ pub(super) async fn healthz() -> JsonAnswer<Health> {
 
 /// `GET /readyz`: it can serve what is newest, and nothing is known that keeps it from writing.
 pub(super) async fn readyz(State(app): State<App>) -> Answer<JsonAnswer<Health>> {
+    app.leads()?;
     app.fresh().await?;
     if let Some(refusal) = app.plane.store.refusal() {
         return Err(Error::store("take writes", refusal).into());

@@ -7,6 +7,7 @@ use cpl_backends::{Etcd, Postgres};
 use cpl_core::txn::Fence;
 
 use crate::harness::{Harness, SESSION, manifests, targetgroup};
+use crate::live::process::{Client, Serve};
 
 /// The names of what is there.
 async fn names(cpl: &Harness) -> Vec<String> {
@@ -58,6 +59,79 @@ async fn one_leads_and_another_goes_on(url: &str) {
     apply(&third, "c").await;
     assert_eq!(third.version().await, 3);
     third.server.stop().await;
+}
+
+/// How long sessions last here.
+const TTL: Duration = Duration::from_secs(2);
+
+async fn applied(client: &Client, name: &str) -> Option<u16> {
+    let body = manifests(&[targetgroup(name, 8_080, &[])]);
+    Some(client.post("/v1/apply", &body, &[]).await?.0)
+}
+
+/// A process that is frozen for longer than its session lasts has lost it, and what was sent to it meanwhile
+/// is not done.
+async fn a_frozen_one_cannot_write_when_it_wakes_up(url: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = |name: &str| Serve::on(&dir.path().join(name), url, TTL);
+    let (mut first, mut second) = (serve("first"), serve("second"));
+    first.start();
+    first.ready().await;
+    let client = first.client();
+    assert_eq!(applied(&client, "before").await, Some(200));
+    second.start();
+
+    first.signal("-STOP");
+    let buffered = tokio::spawn(async move { applied(&client, "buffered").await });
+    second.ready().await;
+    let client = second.client();
+    assert_eq!(applied(&client, "after").await, Some(200));
+    assert!(!buffered.is_finished(), "the frozen one has not answered");
+    first.signal("-CONT");
+    let answer = buffered.await.unwrap();
+    assert_ne!(answer, Some(200), "what was sent to it is not done");
+    assert_eq!(first.ended().await, Some(1));
+    let log = std::fs::read_to_string(first.log()).unwrap();
+    assert!(log.contains("SESSION_LOST"), "{log}");
+    let (_, listed) = client.get("/v1/targetgroups").await.unwrap();
+    let found = listed["items"].as_array().unwrap().iter();
+    let found: Vec<_> = found.map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(found, ["after", "before"]);
+}
+
+#[tokio::test]
+async fn a_frozen_one_cannot_write_on_etcd() {
+    let etcd = Etcd::start();
+    Box::pin(a_frozen_one_cannot_write_when_it_wakes_up(&etcd.url("cpl"))).await;
+}
+
+#[tokio::test]
+async fn a_frozen_one_cannot_write_on_postgres() {
+    let postgres = Postgres::start();
+    Box::pin(a_frozen_one_cannot_write_when_it_wakes_up(
+        &postgres.url("cpl"),
+    ))
+    .await;
+}
+
+/// One file is for one process, also while that one is frozen: nobody takes over, and nothing is lost.
+#[tokio::test]
+async fn a_frozen_one_keeps_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Serve::new(&dir.path().join("first"));
+    first.start();
+    first.ready().await;
+    let client = first.client();
+    let store = format!("embedded:{}", dir.path().join("first/cpl.redb").display());
+    first.signal("-STOP");
+    let buffered = tokio::spawn(async move { applied(&client, "buffered").await });
+    let mut second = Serve::on(&dir.path().join("second"), &store, TTL);
+    second.start();
+    assert_eq!(second.ended().await, Some(1));
+    let log = std::fs::read_to_string(second.log()).unwrap();
+    assert!(log.contains("another process has it open"), "{log}");
+    first.signal("-CONT");
+    assert_eq!(buffered.await.unwrap(), Some(200));
 }
 
 #[tokio::test]

@@ -85,6 +85,21 @@ impl Serve {
         }
     }
 
+    /// Freezes it with `-STOP`, or lets it go on with `-CONT`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits until the process has ended by itself; says with which status.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let wait = tokio::task::spawn_blocking(move || child.wait().unwrap().code());
+        let ended = tokio::time::timeout(START, wait).await;
+        ended.expect("it ends in time").unwrap()
+    }
+
     /// Waits until it answers that it is ready; says how long that took.
     pub(crate) async fn ready(&self) -> Duration {
         let clock = Host::new().clock;
