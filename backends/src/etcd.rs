@@ -16,6 +16,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
+    /// More of their command line.
+    settings: Vec<String>,
     dir: tempfile::TempDir,
 }
 
@@ -32,8 +34,17 @@ impl Etcd {
         Self::start_members(1)
     }
 
+    /// Starts one with settings, such as `--quota-backend-bytes=8388608`.
+    pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_all(1, settings)
+    }
+
     /// Starts as many members, and waits until they listen and one of them leads.
     pub fn start_members(count: usize) -> Self {
+        Self::start_all(count, &[])
+    }
+
+    fn start_all(count: usize, settings: &[&str]) -> Self {
         let member = || Member {
             server: None,
             port: free_port(),
@@ -41,6 +52,7 @@ impl Etcd {
         };
         let mut etcd = Self {
             members: std::iter::repeat_with(member).take(count).collect(),
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
             dir: tempfile::tempdir().unwrap(),
         };
         etcd.serve();
@@ -108,7 +120,8 @@ impl Etcd {
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &cluster.join(",")]);
+            .args(["--initial-cluster", &cluster.join(",")])
+            .args(&self.settings);
         let server = spawn(&mut command, &log);
         member.server = Some(server.expect("etcd is installed (the Debian package etcd-server)"));
     }

@@ -15,6 +15,7 @@ mod etcd;
 mod output;
 mod postgres;
 mod proxy;
+mod volume;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -31,6 +32,7 @@ pub use self::contract::{contract, contract_behind_faults};
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;
 pub use self::proxy::{Cut, Proxy};
+pub use self::volume::Volume;
 
 /// A store that is being opened.
 pub type Opening = BoxFuture<'static, Result<Arc<dyn Store>, Error>>;

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{free_port, spawn, wait_until};
+use crate::{Volume, free_port, spawn, wait_until};
 
 /// The user that runs PostgreSQL when the tests run as root, which it refuses: `nobody`.
 const NOBODY: u32 = 65_534;
@@ -24,7 +24,15 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// The same on a disk of its own.
+    pub fn start_on(volume: &Volume) -> Self {
+        Self::start_in(tempfile::tempdir_in(volume.path()).unwrap())
+    }
+
+    fn start_in(dir: tempfile::TempDir) -> Self {
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -89,6 +97,12 @@ impl Postgres {
                 )
             },
         );
+    }
+
+    /// Starts it as a standby that follows nobody.
+    pub fn serve_as_standby(&mut self) {
+        fs::write(self.data().join("standby.signal"), "").unwrap();
+        self.serve();
     }
 
     /// Asks for passwords from now on where it trusted over TCP before.

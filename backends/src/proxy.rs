@@ -26,6 +26,14 @@ pub struct Proxy {
 impl Proxy {
     /// Forwards to `target` until the process ends.
     pub fn start(target: u16) -> Self {
+        Self::changing(target, &[], &[])
+    }
+
+    /// Forwards, too, and puts `to` wherever the server says `from`, which is as long: a server that says something
+    /// else than it is. What is cut in two by the network stays.
+    pub fn changing(target: u16, from: &[u8], to: &[u8]) -> Self {
+        assert_eq!(from.len(), to.len(), "lengths are said elsewhere, too");
+        let change: Change = Arc::new((from.to_vec(), to.to_vec()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let armed: Arc<Mutex<Option<Cut>>> = Arc::default();
@@ -34,7 +42,7 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 // A client of a server that is away is cut, too.
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
-                    forward(client, server, &shared);
+                    forward(client, server, &shared, &change);
                 }
             }
         });
@@ -53,20 +61,34 @@ impl Proxy {
     }
 }
 
-fn forward(client: TcpStream, server: TcpStream, armed: &Arc<Mutex<Option<Cut>>>) {
+/// What is replaced by what.
+type Change = Arc<(Vec<u8>, Vec<u8>)>;
+
+fn forward(client: TcpStream, server: TcpStream, armed: &Arc<Mutex<Option<Cut>>>, change: &Change) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
     let (client_too, server_too) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let (up, down) = (Arc::clone(armed), Arc::clone(armed));
-    std::thread::spawn(move || pump(client, server, &up, &[Cut::Request]));
-    std::thread::spawn(move || pump(server_too, client_too, &down, &[Cut::Reply, Cut::Middle]));
+    let change = Arc::clone(change);
+    std::thread::spawn(move || pump(client, server, &up, &[Cut::Request], &Change::default()));
+    std::thread::spawn(move || {
+        let cuts = [Cut::Reply, Cut::Middle];
+        pump(server_too, client_too, &down, &cuts, &change);
+    });
 }
 
 /// Copies one way until a stream ends or is cut, and closes both.
-fn pump(mut from: TcpStream, mut to: TcpStream, armed: &Mutex<Option<Cut>>, cuts: &[Cut]) {
+fn pump(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    armed: &Mutex<Option<Cut>>,
+    cuts: &[Cut],
+    change: &Change,
+) {
     let mut chunk = [0; 16 << 10];
     while let Ok(read) = from.read(&mut chunk) {
+        replace(&mut chunk[..read], change);
         let cut = take(armed, cuts);
         let passed = match cut {
             None => read,
@@ -80,6 +102,19 @@ fn pump(mut from: TcpStream, mut to: TcpStream, armed: &Mutex<Option<Cut>>, cuts
     }
     // Either may be closed already.
     let _closed = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+fn replace(chunk: &mut [u8], change: &Change) {
+    let (from, to) = &**change;
+    if from.is_empty() {
+        return;
+    }
+    for at in 0..chunk.len().saturating_sub(from.len() - 1) {
+        let part = &mut chunk[at..at + from.len()];
+        if part == from {
+            part.copy_from_slice(to);
+        }
+    }
 }
 
 fn take(armed: &Mutex<Option<Cut>>, cuts: &[Cut]) -> Option<Cut> {

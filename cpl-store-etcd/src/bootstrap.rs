@@ -1,7 +1,7 @@
 //! The label of a store, and a server that is new enough.
 
-use cpl_core::store::{Error, IdGen, Identity, Incarnation, Kind, Revision, StoreId};
-use etcd_client::{Compare, CompareOp, GetResponse, Txn, TxnOp};
+use cpl_core::store::{Error, IdGen, Identity, Incarnation, Kind, Range, Revision, StoreId};
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Keys;
@@ -43,6 +43,7 @@ pub(crate) async fn bootstrap(link: &Link, keys: &Keys, ids: &dyn IdGen) -> Resu
         let found = read(link, keys).await?;
         let (cluster, revision) = at(&found)?;
         let Some(kv) = found.kvs().first() else {
+            nobody_else(link, keys).await?;
             let label = Label {
                 format: FORMAT,
                 store: StoreId(ids.fresh()),
@@ -81,6 +82,30 @@ pub(crate) async fn bootstrap(link: &Link, keys: &Keys, ids: &dyn IdGen) -> Resu
         Kind::Overloaded,
         "open a store on etcd: others change its label all the time",
     ))
+}
+
+/// What is under the prefix of a store that is not there yet would become its content.
+async fn nobody_else(link: &Link, keys: &Keys) -> Result<(), Error> {
+    let (first, after) = keys.range(&Range::all());
+    let options = GetOptions::new().with_range(after).with_count_only();
+    let counted = link
+        .call("look under the prefix of the store", move |client| {
+            let (first, options) = (first.clone(), options.clone());
+            Box::pin(async move { client.kv_client().get(first, Some(options)).await })
+        })
+        .await?;
+    match counted.count() {
+        0 => Ok(()),
+        // Another process may have made the store in between.
+        _ if !read(link, keys).await?.kvs().is_empty() => Ok(()),
+        count => {
+            let what = format!(
+                "make a store on etcd: {count} keys under its prefix are not of a store of this format; \
+                 name another prefix, or remove them"
+            );
+            Err(Error::new(Kind::Invalid, what))
+        },
+    }
 }
 
 /// The label as it is now.

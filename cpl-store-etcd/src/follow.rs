@@ -188,7 +188,7 @@ impl Gather {
                 self.hand_out(&mut whole);
                 self.revision = kv.mod_revision();
             }
-            let Name::User(key) = keys.name(kv)? else {
+            let Name::User(key) = keys.name(kv.key())? else {
                 continue;
             };
             let previous = event.prev_kv().map(|kv| revision(kv.mod_revision()));

@@ -426,7 +426,7 @@ impl EtcdStore {
                 if full {
                     break;
                 }
-                if let Name::User(key) = self.life.keys.name(kv)? {
+                if let Name::User(key) = self.life.keys.name(kv.key())? {
                     entries.push(entry(key, kv));
                 }
                 first = kv.key().to_vec();

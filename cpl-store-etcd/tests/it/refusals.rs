@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use cpl_backends::Etcd;
+use cpl_backends::{Etcd, Proxy};
 use cpl_core::store::{EndReason, Error, Key, Kind, Range, Revision, Txn, WatchItem, WatchStream};
-use etcd_client::{Client, GetOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, GetOptions};
 use futures::StreamExt;
 
 use crate::{open, runtime};
+
+/// Where a store under the prefix `cpl` says which one it is.
+const LABEL: &str = "/cpl/\u{1}own/label";
 
 fn put(key: &str) -> Txn {
     Txn::new().put(Key::new(key.to_owned()).unwrap(), "v")
@@ -53,7 +56,7 @@ async fn each_wrong_thing_is_named() {
         ),
         ("hello", Kind::Invalid, "is not a label"),
     ] {
-        raw.put("/cpl/label", label, None).await.unwrap();
+        raw.put(LABEL, label, None).await.unwrap();
         let error = refused(&url).await;
         assert_eq!(*error.kind(), kind);
         assert!(error.to_string().contains(text), "{error}");
@@ -70,6 +73,84 @@ async fn each_wrong_thing_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_too_old_is_refused() {
+    let etcd = Etcd::start();
+    let version = client(&etcd).await.status().await.unwrap();
+    let version = version.version().to_owned();
+    let old = format!("2{}", &version[1..]);
+    let proxy = Proxy::changing(etcd.port(), version.as_bytes(), old.as_bytes());
+    let error = refused(&format!("etcd://127.0.0.1:{}/cpl", proxy.port)).await;
+    assert_eq!(*error.kind(), Kind::Invalid);
+    let text = error.to_string();
+    assert!(text.contains(&old) && text.contains("3.4.23"), "{text}");
+}
+
+/// etcd's own limit comes before the disk's, and its operator has to lift it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_space_is_told_and_goes_on_when_it_has_some() {
+    let etcd = Etcd::start_with(&["--quota-backend-bytes=8388608"]);
+    let url = etcd.url("cpl");
+    let store = open(&url).await.unwrap();
+    store.commit(put("before")).await.unwrap();
+    let key = Key::new("large").unwrap();
+    let large = || Txn::new().put(key.clone(), vec![7; 1_000_000]);
+    let mut refusal = None;
+    for _ in 0..50 {
+        if let Err(error) = store.commit(large()).await {
+            refusal = Some(error);
+            break;
+        }
+    }
+    let error = refusal.expect("there is no space");
+    assert_eq!(*error.kind(), Kind::ReadOnly);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("database space exceeded"), "{cause}");
+    let before = Key::new("before").unwrap();
+    assert!(store.get(&before).await.unwrap().value.is_some());
+    let error = refused(&etcd.url("another")).await;
+    assert_eq!(*error.kind(), Kind::ReadOnly, "{error}");
+
+    let mut raw = client(&etcd).await;
+    let head = store.head().await.unwrap().revision;
+    store.compact(head).await.unwrap();
+    // A compaction goes on for a moment after its answer.
+    let mut goes_on = false;
+    for _ in 0..100 {
+        raw.defragment().await.unwrap();
+        let raised = raw.alarm(AlarmAction::Get, AlarmType::Nospace, None).await;
+        for alarm in raised.unwrap().alarms() {
+            let mut member = AlarmOptions::new();
+            member.with_member(alarm.member_id());
+            raw.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member))
+                .await
+                .unwrap();
+        }
+        goes_on = store.commit(put("after")).await.is_ok();
+        if goes_on {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(goes_on && store.refusal().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_have_under_the_prefix_does_not_become_a_store() {
+    let etcd = Etcd::start();
+    let mut raw = client(&etcd).await;
+    raw.put("/cpl/v1/nodes/a/spec", "{}", None).await.unwrap();
+    let error = refused(&etcd.url("cpl")).await;
+    assert_eq!(*error.kind(), Kind::Invalid);
+    assert!(
+        error
+            .to_string()
+            .contains("1 keys under its prefix are not of a store"),
+        "{error}"
+    );
+    open(&etcd.url("other")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_cluster_begins_another_life() {
     let etcd = Etcd::start();
     let url = etcd.url("cpl");
@@ -79,7 +160,7 @@ async fn a_restored_cluster_begins_another_life() {
     let mut watch = old.watch(Range::all(), at).await.unwrap();
     // As the label of a store that was in another cluster: a restoration without one.
     let mut raw = client(&etcd).await;
-    let label = raw.get("/cpl/label", None).await.unwrap();
+    let label = raw.get(LABEL, None).await.unwrap();
     let text = label.kvs()[0].value_str().unwrap().to_owned();
     let cluster = text.find("cluster\":\"").unwrap() + 10;
     let moved = format!(
@@ -88,7 +169,7 @@ async fn a_restored_cluster_begins_another_life() {
         "0123456789abcdef",
         &text[cluster + 16..]
     );
-    raw.put("/cpl/label", moved, None).await.unwrap();
+    raw.put(LABEL, moved, None).await.unwrap();
 
     let new = open(&url).await.unwrap();
     let now = new.head().await.unwrap();
@@ -185,7 +266,7 @@ async fn others_in_the_cluster_take_revisions_and_compact_and_that_is_all() {
         }
     );
     let under = GetOptions::new().with_prefix();
-    let kept = raw.get("/cpl/key/", Some(under)).await.unwrap();
+    let kept = raw.get(b"/cpl/\xfd", Some(under)).await.unwrap();
     assert_eq!(kept.kvs().len(), 1);
 }
 
