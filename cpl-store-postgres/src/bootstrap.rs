@@ -12,7 +12,10 @@ use crate::rows::revision;
 /// How long all of it may take; the lock below may have to wait for another process that does the same.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 /// The SQL of each format, from the first one on; a store of an older format runs what it lacks.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001.sql"),
+    include_str!("../migrations/0002.sql"),
+];
 /// Oldest server that is known to work, as `server_version_num`.
 const OLDEST: i32 = 130_000;
 

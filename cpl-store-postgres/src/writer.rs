@@ -122,8 +122,12 @@ impl Writer {
 }
 
 fn fail(replies: Vec<oneshot::Sender<Result<Commit, Error>>>, error: &Error) {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
     for reply in replies {
-        let same = Error::new(error.kind().clone(), error.context());
+        let mut same = Error::new(error.kind().clone(), error.context());
+        if let Some(cause) = &cause {
+            same = same.with_source(cause.clone());
+        }
         let _nobody = reply.send(Err(same));
     }
 }

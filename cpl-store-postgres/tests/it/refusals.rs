@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cpl_backends::Postgres;
+use cpl_backends::{Postgres, Proxy, Volume};
 use cpl_core::store::{EndReason, Error, Key, Kind, Range, Store, Txn, WatchItem};
 use cpl_host::Host;
 use cpl_store_postgres::{PostgresConfig, PostgresStore};
@@ -53,7 +53,7 @@ async fn each_wrong_thing_is_named() {
     let (kind, text) = refused(&here).await;
     assert_eq!(kind, Kind::Invalid);
     assert!(
-        text.contains("has format 99, this version knows up to 1"),
+        text.contains("has format 99, this version knows up to 2"),
         "{text}"
     );
 
@@ -70,6 +70,114 @@ async fn each_wrong_thing_is_named() {
     assert_eq!(kind, Kind::NotConnected);
     assert!(text.contains("onnection refused"), "{text}");
     assert!(clock.monotonic().since(start) < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_too_old_is_refused() {
+    let postgres = Postgres::start();
+    let number = postgres.sql("postgres", "SHOW server_version_num");
+    // As the protocol has it: four bytes, and which.
+    let said = |number: i32| [4_i32.to_be_bytes(), number.to_be_bytes()].concat();
+    let proxy = Proxy::changing(
+        postgres.port,
+        &said(number.parse().unwrap()),
+        &said(120_022),
+    );
+    let url = format!("postgres://cpl@127.0.0.1:{}/plane?schema=cpl", proxy.port);
+    let (kind, text) = refused(&url).await;
+    assert_eq!(kind, Kind::Invalid);
+    assert!(
+        text.contains("the server is 120022, the oldest that works is 130000"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_refused_and_a_store_on_it_writes_nothing() {
+    let mut postgres = Postgres::start();
+    let url = postgres.url("cpl");
+    let store = open(&url).await.unwrap();
+    store.commit(put("a")).await.unwrap();
+    postgres.kill();
+    postgres.serve_as_standby();
+    let (kind, text) = refused(&url).await;
+    assert_eq!(kind, Kind::ReadOnly);
+    assert!(
+        text.contains("this server is a standby; name the primary"),
+        "{text}"
+    );
+    let write = async || store.commit(put("b")).await.map_err(|error| said(&error));
+    let mut answer = write().await;
+    // The first may still be told of the connection that broke.
+    if !matches!(answer, Err((Kind::ReadOnly, _))) {
+        answer = write().await;
+    }
+    let (kind, text) = answer.unwrap_err();
+    assert_eq!(kind, Kind::ReadOnly, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_and_leaves_nothing_half_made() {
+    let volume = Volume::mount("128m");
+    let postgres = Postgres::start_on(&volume);
+    let store = open(&postgres.url("cpl")).await.unwrap();
+    store.commit(put("before")).await.unwrap();
+    volume.fill();
+
+    let (kind, text) = refused(&postgres.url("another")).await;
+    assert_eq!(kind, Kind::ReadOnly, "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    let another = "SELECT count(*) FROM pg_namespace WHERE nspname = 'another'";
+    assert_eq!(postgres.sql("plane", another), "0");
+
+    let large = |n: usize| {
+        let key = Key::new(format!("large/{n}")).unwrap();
+        // What does not get smaller when it is compressed.
+        let value: Vec<u8> = (0..50_000_u32)
+            .flat_map(|i| (i.wrapping_mul(2_654_435_761) ^ (i << 7)).to_le_bytes())
+            .collect();
+        Txn::new().put(key, value)
+    };
+    let mut refusal = None;
+    for n in 0..50 {
+        if let Err(error) = store.commit(large(n)).await {
+            refusal = Some(said(&error));
+            break;
+        }
+    }
+    let (kind, text) = refusal.expect("the disk is full");
+    assert_eq!(kind, Kind::ReadOnly, "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    let key = Key::new("before").unwrap();
+    assert!(store.get(&key).await.unwrap().value.is_some());
+
+    volume.free();
+    store.commit(large(99)).await.unwrap();
+    open(&postgres.url("another")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_before_is_brought_up_to_date_and_can_be_read_by_people() {
+    let postgres = Postgres::start();
+    let url = postgres.url("cpl");
+    let store = open(&url).await.unwrap();
+    store.commit(put("/cpl/v1/nodes/a/spec")).await.unwrap();
+    store.commit(put("gone")).await.unwrap();
+    let gone = Txn::new().delete(Key::new("gone").unwrap());
+    store.commit(gone).await.unwrap();
+    drop(store);
+    // As format 1 was.
+    postgres.sql(
+        "plane",
+        "SET search_path TO cpl; DROP VIEW latest, changes_shown; DROP FUNCTION shown; UPDATE meta SET format = 1",
+    );
+    drop(open(&url).await.unwrap());
+    assert_eq!(postgres.sql("plane", "SELECT format FROM cpl.meta"), "2");
+    let latest = "SELECT key, value, version FROM cpl.latest";
+    assert_eq!(postgres.sql("plane", latest), "/cpl/v1/nodes/a/spec|v|1");
+    let changes = "SELECT revision, key, value FROM cpl.changes_shown";
+    let told = postgres.sql("plane", changes);
+    assert_eq!(told, "1|/cpl/v1/nodes/a/spec|v\n2|gone|v\n3|gone|");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,51 +1,13 @@
 //! A server whose disk is full: it says so, goes on reading, and writes again when there is room.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use cpl_backends::Volume;
 use cpl_host::Host;
 use serde_json::Value;
 
 use super::process::{Client, Serve};
 use crate::harness::{manifests, targetgroup};
-
-/// A file system of its own in memory; needs the right to mount.
-struct Volume(PathBuf);
-
-impl Volume {
-    fn mount(dir: &Path, size: &str) -> Self {
-        let path = dir.join("volume");
-        fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&path)
-            .output()
-            .unwrap();
-        let why = String::from_utf8_lossy(&mounted.stderr).into_owned();
-        assert!(mounted.status.success(), "this test has to mount: {why}");
-        Self(path)
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) {
-        let mut ballast = fs::File::create(self.0.join("ballast")).unwrap();
-        while ballast.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
-}
 
 /// Large, so that the store has to ask its disk for room.
 fn group(n: u16) -> Value {
@@ -68,9 +30,8 @@ async fn names(client: &Client) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_writing_only_and_only_until_there_is_room() {
-    let dir = tempfile::tempdir().unwrap();
-    let volume = Volume::mount(dir.path(), "24m");
-    let mut server = Serve::new(&volume.0.join("data"));
+    let volume = Volume::mount("24m");
+    let mut server = Serve::new(&volume.path().join("data"));
     server.start();
     server.ready().await;
     let client = server.client();
