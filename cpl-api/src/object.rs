@@ -51,6 +51,20 @@ pub struct Object {
     /// What is: of a node a [`NodeStatus`], of a target group a [`TargetGroupStatus`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Value>,
+    /// What somebody has put in its place in the store, past CPL. It does not run: what is above does, until the
+    /// change is adopted or reverted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignChange>,
+}
+
+/// A change of an object past CPL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignChange {
+    /// Where the store differs from what runs.
+    pub differences: Vec<Difference>,
+    /// Parts that cannot be read, with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// One page of a list.

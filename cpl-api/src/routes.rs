@@ -266,6 +266,38 @@ impl<T: ControlPlaneTransport + ?Sized> ControlPlaneClient<T> {
         self.write(Call::post(target.0, &request)?, options).await
     }
 
+    /// Makes a new version of what somebody has put in an object's place in the store, past CPL.
+    pub async fn adopt(
+        &self,
+        collection: Collection,
+        name: &str,
+        options: &WriteOptions,
+    ) -> Result<ChangeResponse, ControlPlaneError> {
+        self.resolve(collection, name, ":adopt", options).await
+    }
+
+    /// Makes a new version of what an object was before somebody changed it past CPL.
+    pub async fn revert(
+        &self,
+        collection: Collection,
+        name: &str,
+        options: &WriteOptions,
+    ) -> Result<ChangeResponse, ControlPlaneError> {
+        self.resolve(collection, name, ":revert", options).await
+    }
+
+    async fn resolve(
+        &self,
+        collection: Collection,
+        name: &str,
+        verb: &str,
+        options: &WriteOptions,
+    ) -> Result<ChangeResponse, ControlPlaneError> {
+        let target = object(collection, name).part(verb).dry_run(options);
+        let nothing = serde_json::json!({});
+        self.write(Call::post(target.0, &nothing)?, options).await
+    }
+
     /// How far the newest generation of an object has come.
     pub async fn rollout(
         &self,

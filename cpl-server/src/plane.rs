@@ -12,10 +12,9 @@ use cpl_core::ids::ReplicaId;
 use cpl_core::lease::{self, Ownership, SessionTimes, claim};
 use cpl_core::reconcile::{self, NodeController, NodeControllerConfig};
 use cpl_core::spec::{
-    Affected, Catalog, Companions, Kinds, Object, ObjectChange, View, Writer, WriterConfig,
+    self, Affected, Catalog, Companions, Kinds, Object, ObjectChange, View, Writer, WriterConfig,
 };
-use cpl_core::store::{Cache, Range, Store};
-use cpl_core::txn::ROOT;
+use cpl_core::store::{Cache, Store};
 use cpl_host::Host;
 use tokio::sync::{Notify, watch};
 
@@ -89,7 +88,7 @@ impl Plane {
         let system = wiring::system();
         let replica = ReplicaId::fresh(&*ids);
         let ownership = claim(&*store, &*clock, &*ids, replica, &config.session).await?;
-        let cache = load(&store, &host, &kinds).await?;
+        let cache = spec::load(&store, &clock, &kinds).await?;
         let mut loops = vec![
             host.spawner
                 .spawn("cache", Box::pin(Arc::clone(&cache).run())),
@@ -205,19 +204,6 @@ fn held(
         loops.push(host.spawner.spawn("session", Box::pin(holding)));
     }
     lost
-}
-
-async fn load(
-    store: &Arc<dyn Store>,
-    host: &Host,
-    kinds: &Kinds,
-) -> Result<Arc<Cache<Catalog>>, Error> {
-    let wrong = |error| Error::store("load the objects", error);
-    let range = Range::prefix(ROOT).map_err(wrong)?;
-    let (store, clock) = (Arc::clone(store), Arc::clone(&host.clock));
-    Cache::load(store, clock, range, Catalog::new(kinds.clone()))
-        .await
-        .map_err(wrong)
 }
 
 /// The nodes that run something else after some changes. A node that was removed is not among them.

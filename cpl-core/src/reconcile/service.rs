@@ -254,7 +254,10 @@ impl NodeController {
                 .revisions
                 .get(SPEC)
                 .map_or(Guard::ABSENT, |at| Guard::at(*at));
-            txn.put_desired_version(spec, was, object.part(SPEC), record.config_version);
+            // What somebody has put there past CPL stays as it is, but for this; what is no JSON stays altogether.
+            if let Some(stored) = object.stored(SPEC) {
+                txn.put_desired_version(spec, was, stored, record.config_version);
+            }
             txn.put(rendered_key(&object.name), *rendered, record);
         }
         match &plan.task {

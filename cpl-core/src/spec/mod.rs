@@ -12,14 +12,15 @@ mod service;
 mod tests;
 
 pub use self::model::{
-    Answer, AnsweredObject, ChangeRecord, Draft, Idempotency, Kind, Kinds, Manifest, Merged, Meta,
-    Object, ObjectChange, Objects, Operation, Parts, Stamp, Summary, View,
+    Answer, AnsweredObject, ChangeRecord, Draft, Foreign, Idempotency, Kind, Kinds, Manifest,
+    Merged, Meta, Object, ObjectChange, Objects, Operation, Parts, Stamp, Summary, View,
 };
 pub use self::repo::{
-    Catalog, GLOBAL_VERSION, change_id, history_key, history_range, keys, meta_key, part_key,
+    Catalog, GLOBAL_VERSION, change_id, history_key, history_range, keys, load, meta_key, part_key,
     read_change,
 };
 pub use self::rules::{
-    Author, MOST_OBJECTS, delete, differences, evaluate, manifest, read_manifests,
+    ADOPT, Author, MOST_OBJECTS, REVERT, delete, differences, digest, evaluate, manifest,
+    read_manifests, resolve,
 };
 pub use self::service::{Affected, Companions, Edit, Request, Writer, WriterConfig};

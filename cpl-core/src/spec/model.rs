@@ -38,6 +38,19 @@ pub struct Meta {
     pub modified_at: Timestamp,
     /// By whom.
     pub modified_by: String,
+    /// The digest of what people wrote, [`digest`](super::digest), so that a change past CPL is noticed; absent in
+    /// objects that were not changed since there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// What somebody has put in the place of an object in the store, past CPL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The parts that can be read, in stored form.
+    pub found: Parts,
+    /// The parts that cannot be read, with the reason.
+    pub unreadable: BTreeMap<&'static str, String>,
 }
 
 /// An object as it is stored.
@@ -49,8 +62,11 @@ pub struct Object {
     pub name: String,
     /// What CPL keeps of it.
     pub meta: Meta,
-    /// Its parts in stored form: what people wrote, with the fields that CPL writes.
+    /// Its parts in stored form: what people wrote, with the fields that CPL writes. Those of the last change that
+    /// went through CPL, if somebody has changed them past it.
     pub parts: Parts,
+    /// What is in the store instead of these parts.
+    pub foreign: Option<Foreign>,
     /// The revisions of its keys: `meta` and the parts, for the guards of the next change.
     pub revisions: BTreeMap<&'static str, Revision>,
 }
@@ -72,6 +88,15 @@ impl Object {
     /// One of its parts; null when it has none of that name.
     pub fn part(&self, name: &str) -> &Value {
         self.parts.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// One of its parts as the store has it; nothing when it has none that can be read.
+    pub fn stored(&self, name: &str) -> Option<&Value> {
+        let parts = match &self.foreign {
+            Some(foreign) => &foreign.found,
+            None => &self.parts,
+        };
+        parts.get(name)
     }
 }
 

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::model::{ChangeRecord, Kind, Kinds, Meta, Object, ObjectChange, Objects, View};
-use crate::clock::Timestamp;
+use super::model::{
+    ChangeRecord, Foreign, Kind, Kinds, Meta, Object, ObjectChange, Objects, Parts, Stamp, View,
+};
+use super::rules::digest;
+use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
-use crate::store::{Entry, Index, Key, KeyMeta, Range};
-use crate::txn::{Guard, KeyKind, KeyRow, Record, Spec, SpecTxn, TypedKey};
+use crate::store::{Cache, Entry, Index, Key, KeyMeta, ListRequest, Range, Store};
+use crate::txn::{Guard, KeyKind, KeyRow, ROOT, Record, Spec, SpecTxn, TypedKey};
 use crate::version::ConfigVersion;
 
 /// One counter for every change of specs, in decimal.
@@ -79,7 +82,7 @@ pub fn read_change(kind: &dyn Kind, entry: &Entry) -> Result<(String, ChangeReco
 }
 
 /// All objects, decoded, and the version counter: the index of the cache of everything that is under
-/// [`ROOT`](crate::txn::ROOT), records aside.
+/// [`ROOT`], records aside.
 #[derive(Debug)]
 pub struct Catalog {
     kinds: Kinds,
@@ -88,7 +91,31 @@ pub struct Catalog {
     counter: Option<KeyMeta>,
     /// Values that could not be read, with the reason: shown, and never taken for absent.
     unreadable: BTreeMap<Key, String>,
+    /// What people wrote of some objects last, from their history.
+    known: BTreeMap<(&'static str, String), Parts>,
     stamp: u64,
+}
+
+/// Keeps what people wrote before somebody changed an object past CPL; where that is not known, what is there.
+fn keep(
+    kind: &dyn Kind,
+    object: &mut Object,
+    people: Option<Parts>,
+    unreadable: BTreeMap<&'static str, String>,
+) {
+    let found = std::mem::take(&mut object.parts);
+    object.parts = match people {
+        Some(people) => {
+            let stamp = Stamp {
+                generation: object.meta.generation,
+                actor: &object.meta.modified_by,
+                at: object.meta.modified_at,
+            };
+            kind.stamp(&people, Some(&found), &stamp)
+        },
+        None => found.clone(),
+    };
+    object.foreign = Some(Foreign { found, unreadable });
 }
 
 impl Catalog {
@@ -100,7 +127,16 @@ impl Catalog {
             version: ConfigVersion(0),
             counter: None,
             unreadable: BTreeMap::new(),
+            known: BTreeMap::new(),
             stamp: 0,
+        }
+    }
+
+    /// An empty one that knows what people wrote of some objects last.
+    pub fn knowing(kinds: Kinds, known: BTreeMap<(&'static str, String), Parts>) -> Self {
+        Self {
+            known,
+            ..Self::new(kinds)
         }
     }
 
@@ -147,7 +183,7 @@ impl Catalog {
 
     /// Which object a key belongs to.
     pub fn object_of(&self, key: &Key) -> Option<(&'static str, String)> {
-        let text = key.as_str()?.strip_prefix(crate::txn::ROOT)?;
+        let text = key.as_str()?.strip_prefix(ROOT)?;
         let mut segments = text.split('/');
         let (collection, name) = (segments.next()?, segments.next()?);
         let part = segments.next()?;
@@ -161,29 +197,62 @@ impl Catalog {
         entries: &BTreeMap<Key, Entry>,
         kind: &'static str,
         name: &str,
+        last: Option<&Object>,
     ) -> Option<Object> {
         let kinds = self.kinds.clone();
         let kind = kinds.named(kind)?;
         let mut revisions = BTreeMap::new();
         let meta_entry = entries.get(meta_key(kind, name).key())?;
-        let meta: Meta = self.decode(meta_entry)?;
+        let meta: Option<Meta> = self.decode(meta_entry);
+        // Of an object whose `meta` cannot be read it is known at least what it was.
+        let meta = meta.or_else(|| last.map(|last| last.meta.clone()))?;
         revisions.insert(META, meta_entry.meta.mod_revision);
         let mut parts = BTreeMap::new();
+        let mut unreadable = BTreeMap::new();
         for part in kind.parts() {
             let Some(entry) = entries.get(part_key(kind, name, part).key()) else {
                 continue;
             };
-            let value: Value = self.decode(entry)?;
             revisions.insert(part, entry.meta.mod_revision);
-            parts.insert(*part, value);
+            match self.decode::<Value>(entry) {
+                Some(value) => drop(parts.insert(*part, value)),
+                None => {
+                    let why = self.unreadable.get(&entry.key).cloned();
+                    unreadable.insert(*part, why.unwrap_or_default());
+                },
+            }
         }
-        Some(Object {
+        let digested = meta.content.as_ref();
+        let same = digested.is_none_or(|content| *content == digest(&kind.people(&parts)));
+        let mut object = Object {
             kind: kind.name(),
             name: name.to_owned(),
             meta,
             parts,
+            foreign: None,
             revisions,
-        })
+        };
+        if !same || !unreadable.is_empty() {
+            let known = self.known.get(&(kind.name(), name.to_owned()));
+            let people = last.map(|last| kind.people(&last.parts));
+            keep(
+                kind,
+                &mut object,
+                people.or_else(|| known.cloned()),
+                unreadable,
+            );
+        }
+        Some(object)
+    }
+
+    /// The objects that somebody has changed past CPL, in whose place it is not known what was there before.
+    pub fn unknown(&self) -> Vec<(&'static str, String)> {
+        let unknown = self.objects.iter().filter(|(key, object)| {
+            let foreign = object.foreign.as_ref();
+            foreign.is_some_and(|foreign| foreign.found == object.parts)
+                && !self.known.contains_key(*key)
+        });
+        unknown.map(|(key, _)| key.clone()).collect()
     }
 
     fn decode<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {
@@ -212,6 +281,7 @@ impl Catalog {
 
 impl Index for Catalog {
     fn update(&mut self, entries: &BTreeMap<Key, Entry>, changed: Option<&[Key]>) {
+        let mut before = Objects::new();
         let touched: BTreeSet<(&'static str, String)> = match changed {
             Some(keys) => {
                 for key in keys {
@@ -220,7 +290,7 @@ impl Index for Catalog {
                 keys.iter().filter_map(|key| self.object_of(key)).collect()
             },
             None => {
-                self.objects.clear();
+                before = std::mem::take(&mut self.objects);
                 self.unreadable.clear();
                 entries
                     .keys()
@@ -233,11 +303,15 @@ impl Index for Catalog {
         if counted || !touched.is_empty() {
             self.stamp += 1;
         }
-        for (kind, name) in touched {
-            match self.read_object(entries, kind, &name) {
-                Some(object) => self.objects.insert((kind, name), Arc::new(object)),
-                None => self.objects.remove(&(kind, name)),
-            };
+        for object in touched {
+            let last = self
+                .objects
+                .remove(&object)
+                .or_else(|| before.remove(&object));
+            let (kind, name) = &object;
+            if let Some(read) = self.read_object(entries, kind, name, last.as_deref()) {
+                self.objects.insert(object, Arc::new(read));
+            }
         }
         if counted {
             self.read_counter(entries);
@@ -246,14 +320,72 @@ impl Index for Catalog {
 
     fn wants(&self, key: &Key) -> bool {
         const RECORDS: [&str; 2] = ["audit/", "idempotency/"];
-        let Some(rest) = key
-            .as_str()
-            .and_then(|text| text.strip_prefix(crate::txn::ROOT))
-        else {
+        let Some(rest) = key.as_str().and_then(|text| text.strip_prefix(ROOT)) else {
             return false;
         };
         !RECORDS.iter().any(|records| rest.starts_with(records)) && !rest.contains("/history/")
     }
+}
+
+/// Loads everything that is under [`ROOT`], with what people wrote last where somebody has changed it past CPL.
+///
+/// # Errors
+/// What the store says.
+pub async fn load(
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    kinds: &Kinds,
+) -> Result<Arc<Cache<Catalog>>, Error> {
+    let wrong = |error| Error::store("load the objects", error);
+    let range = Range::prefix(ROOT).map_err(wrong)?;
+    let cache = async |catalog| {
+        let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+        Cache::load(store, clock, range.clone(), catalog).await
+    };
+    let loaded = cache(Catalog::new(kinds.clone())).await.map_err(wrong)?;
+    let unknown = loaded.read(|snapshot| snapshot.index.unknown());
+    if unknown.is_empty() {
+        return Ok(loaded);
+    }
+    let mut known = BTreeMap::new();
+    for (kind, name) in unknown {
+        tracing::warn!(kind, name, "an object was changed in the store, past CPL");
+        if let Some(parts) = newest(&**store, kinds, kind, &name).await? {
+            known.insert((kind, name), parts);
+        }
+    }
+    let catalog = Catalog::knowing(kinds.clone(), known);
+    cache(catalog).await.map_err(wrong)
+}
+
+/// What people wrote of an object last, by its history.
+async fn newest(
+    store: &dyn Store,
+    kinds: &Kinds,
+    kind: &'static str,
+    name: &str,
+) -> Result<Option<Parts>, Error> {
+    let Some(kind) = kinds.named(kind) else {
+        return Ok(None);
+    };
+    let mut request = ListRequest::first(history_range(kind, name));
+    let mut last = None;
+    loop {
+        let page = store.list(request.clone()).await;
+        let page = page.map_err(|error| Error::store("read a history", error))?;
+        last = page.entries.into_iter().next_back().or(last);
+        request.page = page.next;
+        if request.page.is_none() {
+            break;
+        }
+    }
+    let Some(entry) = last else {
+        return Ok(None);
+    };
+    let (_, record) = read_change(kind, &entry)?;
+    let content = record.content.unwrap_or_default();
+    let part = |name: &&'static str| content.get(*name).map(|value| (*name, value.clone()));
+    Ok(Some(kind.parts().iter().filter_map(part).collect()))
 }
 
 /// Writes and bytes of a step, from above.
@@ -300,7 +432,7 @@ pub(super) fn write_object(txn: &mut SpecTxn, kinds: &Kinds, change: &ObjectChan
             let meta = serde_json::to_value(&after.meta).unwrap_or_default();
             txn.put(meta_key(kind, &after.name), guard(META), &meta);
             for (part, value) in &after.parts {
-                let same = change.before.as_ref().and_then(|b| b.parts.get(part)) == Some(value);
+                let same = change.before.as_ref().and_then(|b| b.stored(part)) == Some(value);
                 if !same {
                     txn.put(part_key(kind, &after.name, part), guard(part), value);
                 }

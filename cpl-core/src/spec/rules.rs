@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use super::model::{Draft, Kind, Kinds, Manifest, Meta, Object, ObjectChange, Parts, Stamp, View};
+use super::model::{
+    Draft, Foreign, Kind, Kinds, Manifest, Meta, Object, ObjectChange, Parts, Stamp, View,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, FieldError, Kind as ErrorKind};
 use crate::fields::{Fields, Wrong, check_name, name, text};
@@ -16,6 +19,10 @@ use crate::version::{ConfigVersion, Generation};
 pub const MOST_OBJECTS: usize = 16;
 /// Most labels of one object.
 const MOST_LABELS: usize = 32;
+/// The operation that makes people's what somebody has put in the store past CPL.
+pub const ADOPT: &str = "ADOPT";
+/// The operation that puts back what was there before.
+pub const REVERT: &str = "REVERT";
 
 /// Reads a list of manifests that stands at `pointer`, with every mistake of all of them at once.
 pub fn read_manifests(
@@ -217,6 +224,9 @@ fn change(
             if_match,
             operation,
         } => {
+            if !matches!(operation, Some(ADOPT | REVERT)) {
+                refuse_foreign(before)?;
+            }
             check_etag(if_match.as_deref(), before)?;
             Ok(
                 put(kind, manifest, before, version, author).map(|mut change| {
@@ -229,6 +239,7 @@ fn change(
         },
         Draft::Delete { if_match, .. } => {
             let before = before.ok_or_else(|| Error::not_found(kind.name(), &object.name))?;
+            refuse_foreign(Some(before))?;
             check_etag(if_match.as_deref(), Some(before))?;
             let summary = kind.summarize(Some(&kind.people(&before.parts)), None);
             Ok(Some(ObjectChange {
@@ -238,6 +249,91 @@ fn change(
             }))
         },
     }
+}
+
+/// Whoever changes an object must know what it is.
+fn refuse_foreign(now: Option<&Arc<Object>>) -> Result<(), Error> {
+    let Some(object) = now.filter(|object| object.foreign.is_some()) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{}/{} was changed in the store, past CPL: adopt that change or revert it first",
+        object.kind, object.name
+    );
+    let error = Error::new(ErrorKind::FailedPrecondition, "OBJECT_FOREIGN", detail);
+    Err(error)
+}
+
+/// The drafts that end an object's being foreign: with [`ADOPT`] what is in the store is judged as if somebody had
+/// sent it, with [`REVERT`] what was there before is put back.
+///
+/// # Errors
+/// `NotFound`; `FailedPrecondition` for an object that is not foreign; `Invalid` for what is no manifest.
+pub fn resolve(
+    kinds: &Kinds,
+    view: &View<'_>,
+    object: &ObjectRef,
+    operation: &'static str,
+    if_match: Option<String>,
+) -> Result<Vec<Draft>, Error> {
+    let not_found = || Error::not_found(&object.kind, &object.name);
+    let kind = kinds.named(&object.kind).ok_or_else(not_found)?;
+    let now = view.get(kind.name(), &object.name).ok_or_else(not_found)?;
+    let Some(foreign) = &now.foreign else {
+        let detail = format!("nobody has changed {object} past CPL");
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            "OBJECT_NOT_FOREIGN",
+            detail,
+        ));
+    };
+    let manifest = if operation == ADOPT {
+        found(kinds, kind, now, foreign)?
+    } else {
+        Manifest {
+            kind: kind.name(),
+            name: now.name.clone(),
+            tenant: None,
+            labels: None,
+            parts: kind.people(&now.parts),
+        }
+    };
+    Ok(vec![Draft::Put {
+        manifest,
+        if_match,
+        operation: Some(operation),
+    }])
+}
+
+/// What was found in the store, read as a manifest.
+fn found(
+    kinds: &Kinds,
+    kind: &dyn Kind,
+    object: &Object,
+    foreign: &Foreign,
+) -> Result<Manifest, Error> {
+    let unreadable = foreign
+        .unreadable
+        .iter()
+        .map(|(part, why)| FieldError::new(format!("/{part}"), "FIELD_UNREADABLE", why.clone()));
+    let unreadable: Vec<FieldError> = unreadable.collect();
+    if !unreadable.is_empty() {
+        return Err(Error::invalid(unreadable));
+    }
+    let mut value = serde_json::json!({
+        "kind": kind.name(),
+        "metadata": { "name": object.name },
+    });
+    for (part, content) in kind.people(&foreign.found) {
+        value[part] = content;
+    }
+    manifest(kinds, &value, "").map_err(Error::invalid)
+}
+
+/// The digest of what people wrote: SHA-256 of its parts as JSON with sorted names, in hexadecimal.
+pub fn digest(people: &Parts) -> String {
+    let json = serde_json::to_vec(people).unwrap_or_default();
+    hex::encode(Sha256::digest(json))
 }
 
 fn check_etag(if_match: Option<&str>, now: Option<&Arc<Object>>) -> Result<(), Error> {
@@ -278,7 +374,9 @@ fn put(
         .tenant
         .clone()
         .or_else(|| old.and_then(|meta| meta.tenant.clone()));
-    let same = was.as_ref() == Some(&people)
+    let foreign = before.is_some_and(|object| object.foreign.is_some());
+    let same = !foreign
+        && was.as_ref() == Some(&people)
         && old.is_some_and(|meta| meta.labels == labels && meta.tenant == tenant);
     if same {
         return None;
@@ -298,12 +396,16 @@ fn put(
         created_at: old.map_or(author.at, |meta| meta.created_at),
         modified_at: author.at,
         modified_by: author.actor.to_owned(),
+        content: None,
     };
+    let parts = kind.stamp(&people, before.map(|object| &object.parts), &stamp);
+    let content = Some(digest(&kind.people(&parts)));
     let after = Object {
         kind: kind.name(),
         name: manifest.name.clone(),
-        meta,
-        parts: kind.stamp(&people, before.map(|object| &object.parts), &stamp),
+        meta: Meta { content, ..meta },
+        parts,
+        foreign: None,
         revisions: before
             .map(|object| object.revisions.clone())
             .unwrap_or_default(),

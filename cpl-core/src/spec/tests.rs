@@ -237,6 +237,19 @@ fn the_catalog_holds_objects_and_not_their_history() {
 }
 
 #[test]
+fn the_digest_of_what_people_wrote_is_what_it_was() {
+    // It is stored: another one would make every object of before foreign.
+    let parts = Parts::from([
+        ("spec", json!({"b": [1, 2.5], "a": null})),
+        ("x", json!("ä")),
+    ]);
+    assert_eq!(
+        digest(&parts),
+        "abd6d91fdbf7dd730d4e2c5b5938f0e4e7d65c503d921fc1da815468676ec113"
+    );
+}
+
+#[test]
 fn changes_are_named_by_version_and_time_in_order() {
     let id = change_id(ConfigVersion(42), Timestamp(1_706_023_845_000));
     assert_eq!(id, "change-000000000042-20240123T153045Z");

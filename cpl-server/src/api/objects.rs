@@ -243,10 +243,45 @@ pub(super) async fn post_verb(
     };
     match (collection.as_str(), verb) {
         (_, "rollback") => history::rollback(&app, kind, &object, call).await,
+        (_, "adopt") => resolve(&app, kind, object, (spec::ADOPT, "adopt"), call).await,
+        (_, "revert") => resolve(&app, kind, object, (spec::REVERT, "revert"), call).await,
         (nodes::COLLECTION, "drain" | "undrain" | "retry") => {
             nodes::verb(&app, &object, verb, call).await
         },
         (nodes::COLLECTION, "join") => nodes::join(&app, &object, call).await,
         (_, verb) => Err(unknown_verb(verb)),
     }
+}
+
+/// `POST /v1/{collection}/{name}:adopt` and `:revert`: a new version of what is in the store, or of what was.
+async fn resolve(
+    app: &App,
+    kind: &'static str,
+    name: String,
+    (operation, action): (&'static str, &'static str),
+    call: changes::Call,
+) -> Answer<Response> {
+    let changes::Call {
+        who,
+        mut query,
+        etag,
+        body,
+    } = call;
+    who.must(Need::Write)?;
+    let dry_run = query.flag("dry_run")?;
+    query.finish()?;
+    let object = ObjectRef {
+        kind: kind.to_owned(),
+        name,
+    };
+    let edit: Edit =
+        Box::new(move |kinds, view| spec::resolve(kinds, view, &object, operation, etag.clone()));
+    app.change(Change {
+        who,
+        action,
+        body: Some(body),
+        dry_run,
+        edit,
+    })
+    .await
 }

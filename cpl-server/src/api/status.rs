@@ -7,8 +7,8 @@ use axum::Json as JsonAnswer;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use cpl_api::object::{
-    Convergence, Finding, Metadata, NodeStatus, Object as WireObject, RolloutNode, RolloutResponse,
-    TargetGroupStatus, WhyResponse,
+    Convergence, Difference, Finding, ForeignChange, Metadata, NodeStatus, Object as WireObject,
+    RolloutNode, RolloutResponse, TargetGroupStatus, WhyResponse,
 };
 use cpl_core::access::Need;
 use cpl_core::agent::{
@@ -20,7 +20,7 @@ use cpl_core::delivery::{
     status_key,
 };
 use cpl_core::error::Error;
-use cpl_core::spec::{Catalog, Object};
+use cpl_core::spec::{Catalog, Foreign, Object, Parts, differences};
 use cpl_core::store::{Key, Snapshot};
 use cpl_core::version::ConfigVersion;
 use cpl_lb::kinds::{ENDPOINTS, SPEC};
@@ -152,6 +152,29 @@ impl Lens {
             spec: object.part(SPEC).clone(),
             endpoints: object.parts.get(ENDPOINTS).cloned(),
             status: status.ok(),
+            foreign: object
+                .foreign
+                .as_ref()
+                .map(|foreign| self.foreign_change(object, foreign)),
+        }
+    }
+
+    fn foreign_change(&self, object: &Object, foreign: &Foreign) -> ForeignChange {
+        let people = |parts: &Parts| {
+            let kind = self.app.plane.kinds.named(object.kind);
+            serde_json::to_value(kind.map(|kind| kind.people(parts))).unwrap_or_default()
+        };
+        let differences = differences(&people(&object.parts), &people(&foreign.found));
+        ForeignChange {
+            differences: differences
+                .into_iter()
+                .map(|(pointer, from, to)| Difference { pointer, from, to })
+                .collect(),
+            unreadable: foreign
+                .unreadable
+                .iter()
+                .map(|(part, why)| ((*part).to_owned(), why.clone()))
+                .collect(),
         }
     }
 

@@ -5,8 +5,9 @@ use clap::{Args, Parser, Subcommand};
 use super::failure::Exit;
 use super::output::Format;
 use super::{
-    agent, apply, audit, completion, context, delete, describe, dev, diff, endpoint, explain, get,
-    history, node, rollback, rollout, serve, store, task, token, version, wait, watch, why,
+    agent, apply, audit, completion, context, delete, describe, dev, diff, endpoint, explain,
+    foreign, get, history, node, rollback, rollout, serve, store, task, token, version, wait,
+    watch, why,
 };
 
 /// What stands below the help of `cpl`.
@@ -153,6 +154,12 @@ pub enum Remote {
     /// Nothing is undone in history: the old content is checked against what exists now and becomes the
     /// newest generation.
     Rollback(rollback::RollbackArgs),
+    /// Make what somebody has changed in the store, past CPL, the newest version
+    ///
+    /// It is checked as if it had been applied. `cpl describe` shows what was changed.
+    Adopt(foreign::ForeignArgs),
+    /// Put back what an object was before somebody changed it in the store, past CPL
+    Revert(foreign::ForeignArgs),
     /// Tell how far the newest change of an object has come
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),

@@ -66,6 +66,7 @@ pub fn told(
     changes: &[Change],
 ) -> Result<String, Failure> {
     let mut text = head(object);
+    text += &foreign(object);
     text += &section("Spec", yaml(&object.spec)?.lines());
     match kind {
         Collection::Targetgroups => {
@@ -103,6 +104,27 @@ fn head(object: &Object) -> String {
         .iter()
         .map(|(name, value)| line(name, value))
         .collect()
+}
+
+fn foreign(object: &Object) -> String {
+    let Some(change) = &object.foreign else {
+        return String::new();
+    };
+    let shown = |value: &Option<Value>| match value {
+        Some(value) => value.to_string(),
+        None => "nothing".to_owned(),
+    };
+    let mut lines = vec![
+        "it does not run; `cpl adopt` makes it the newest version, `cpl revert` removes it"
+            .to_owned(),
+    ];
+    lines.extend(change.differences.iter().map(|difference| {
+        let (from, to) = (shown(&difference.from), shown(&difference.to));
+        format!("{}: {from} -> {to}", difference.pointer)
+    }));
+    let unreadable = change.unreadable.iter();
+    lines.extend(unreadable.map(|(part, why)| format!("/{part} cannot be read: {why}")));
+    section("Changed past CPL", lines.iter().map(String::as_str))
 }
 
 fn line(name: &str, value: &str) -> String {

@@ -27,6 +27,7 @@ pub mod diff;
 pub mod endpoint;
 pub mod explain;
 pub mod failure;
+pub mod foreign;
 pub mod get;
 pub mod health;
 pub mod history;

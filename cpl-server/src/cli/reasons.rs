@@ -188,6 +188,11 @@ pub const REASONS: &[Reason] = &[
         "Look for a misspelling, or for a field at the wrong depth.",
     ),
     reason(
+        "FIELD_UNREADABLE",
+        "A part of an object in the store is no JSON: somebody has changed it past CPL.",
+        "`cpl revert` puts back what was there before.",
+    ),
+    reason(
         "FOLD_CONTESTED",
         "Another replica wrote the status first.",
         "Nothing: it is done again by itself.",
@@ -258,6 +263,11 @@ pub const REASONS: &[Reason] = &[
         "Put it into one manifest only.",
     ),
     reason(
+        "OBJECT_FOREIGN",
+        "Somebody has changed the object in the store, past CPL. What was there before still runs.",
+        "`cpl describe` shows the change; `cpl adopt` makes it the newest version, `cpl revert` removes it.",
+    ),
+    reason(
         "OBJECT_HELD",
         "The node refuses the newest generation of an object and runs the last good one.",
         "`cpl why NODE` names the field. Correct it and apply, or take the cause away on the node and `cpl node retry`.",
@@ -266,6 +276,11 @@ pub const REASONS: &[Reason] = &[
         "OBJECT_IN_USE",
         "Another object refers to the one that is to be deleted.",
         "Change those that refer to it first, or delete with --cascade, which takes it out of use.",
+    ),
+    reason(
+        "OBJECT_NOT_FOREIGN",
+        "Nobody has changed the object past CPL, so there is nothing to adopt or to revert.",
+        "To go back to an older generation use `cpl rollback`.",
     ),
     reason(
         "OUTCOME_UNKNOWN",

@@ -16,8 +16,8 @@ use super::output::{self, Manner, Output, Talk};
 use super::serve_config::load;
 use super::session::Session;
 use super::{
-    apply, audit, completion, context, delete, describe, diff, endpoint, explain, get, history,
-    markdown, node, rollback, rollout, store, task, token, version, wait, watch, why,
+    apply, audit, completion, context, delete, describe, diff, endpoint, explain, foreign, get,
+    history, markdown, node, rollback, rollout, store, task, token, version, wait, watch, why,
 };
 
 /// Runs the `cpl` command of this process.
@@ -169,6 +169,8 @@ pub async fn remote_call(remote: &Remote, session: &mut Session<'_>) -> Outcome 
         Remote::Diff(args) => Box::pin(diff::run(args, session)).await,
         Remote::History(args) => Box::pin(history::run(args, session)).await,
         Remote::Rollback(args) => Box::pin(rollback::run(args, session)).await,
+        Remote::Adopt(args) => Box::pin(foreign::adopt(args, session)).await,
+        Remote::Revert(args) => Box::pin(foreign::revert(args, session)).await,
         Remote::Rollout(command) => Box::pin(rollout::run(command, session)).await,
         Remote::Watch(args) => Box::pin(watch::run(args, session)).await,
         Remote::Wait(args) => Box::pin(wait::run(args, session)).await,

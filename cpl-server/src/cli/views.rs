@@ -82,7 +82,7 @@ fn targetgroup(object: &Object) -> Vec<Cell> {
         None => Cell::new("", Tone::Faint),
     };
     vec![
-        object.metadata.name.clone().into(),
+        name(object).into(),
         text(object.spec.get("protocol")).into(),
         text(object.spec.get("port")).into(),
         share(|status| (status.endpoints_healthy, status.endpoints)),
@@ -101,7 +101,7 @@ const fn fraction(some: usize, all: usize) -> Tone {
 }
 
 fn node(object: &Object, wide: bool) -> Vec<Cell> {
-    let mut cells = vec![object.metadata.name.clone().into()];
+    let mut cells = vec![name(object).into()];
     match status::<NodeStatus>(object) {
         Some(status) => {
             let drained = object.spec.get("drained") == Some(&Value::Bool(true));
@@ -192,4 +192,13 @@ pub fn labels(object: &Object) -> String {
         .iter()
         .map(|(key, value)| format!("{key}={value}"));
     labels.collect::<Vec<_>>().join(",")
+}
+
+/// The name of an object, with a word about what is wrong with it.
+fn name(object: &Object) -> String {
+    let name = &object.metadata.name;
+    match object.foreign {
+        Some(_) => format!("{name} (changed past CPL)"),
+        None => name.clone(),
+    }
 }

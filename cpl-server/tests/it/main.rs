@@ -9,6 +9,7 @@
 mod api;
 mod campaign;
 mod delivery;
+mod foreign;
 mod harness;
 mod live;
 mod shared;

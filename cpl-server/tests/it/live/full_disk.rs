@@ -1,5 +1,6 @@
 //! A server whose disk is full: it says so, goes on reading, and writes again when there is room.
 
+use std::fs;
 use std::time::Duration;
 
 use cpl_backends::Volume;
