@@ -3,11 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::{free_port, spawn, wait_until};
+use crate::{Certificate, free_port, spawn, wait_until};
 
 /// How long a member may take to say whether it leads.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -26,6 +26,7 @@ struct Member {
     server: Option<Child>,
     port: u16,
     peer: u16,
+    metrics: u16,
 }
 
 impl Etcd {
@@ -39,6 +40,13 @@ impl Etcd {
         Self::start_all(1, settings)
     }
 
+    /// Starts one that speaks TLS to its clients.
+    pub fn start_with_tls(certificate: &Certificate) -> Self {
+        let file = |path: PathBuf| path.display().to_string();
+        let (cert, key) = (file(certificate.cert()), file(certificate.key()));
+        Self::start_with(&["--cert-file", &cert, "--key-file", &key])
+    }
+
     /// Starts as many members, and waits until they listen and one of them leads.
     pub fn start_members(count: usize) -> Self {
         Self::start_all(count, &[])
@@ -49,6 +57,7 @@ impl Etcd {
             server: None,
             port: free_port(),
             peer: free_port(),
+            metrics: free_port(),
         };
         let mut etcd = Self {
             members: std::iter::repeat_with(member).take(count).collect(),
@@ -110,8 +119,11 @@ impl Etcd {
         if member.server.is_some() {
             return;
         }
+        let secure = self.settings.iter().any(|setting| setting == "--cert-file");
+        let client = if secure { "https" } else { "http" };
+        let client = format!("{client}://127.0.0.1:{}", member.port);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let (client, peer) = (url(member.port), url(member.peer));
+        let (peer, metrics) = (url(member.peer), url(member.metrics));
         let mut command = Command::new("etcd");
         command
             .args(["--name", &name(at), "--data-dir"])
@@ -120,6 +132,7 @@ impl Etcd {
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--listen-metrics-urls", &metrics])
             .args(["--initial-cluster", &cluster.join(",")])
             .args(&self.settings);
         let server = spawn(&mut command, &log);
@@ -163,7 +176,7 @@ impl Member {
     /// Whether its metrics say that it leads; a member that is away does not.
     fn leads(&self) -> bool {
         let asked = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.metrics))?;
             stream.set_read_timeout(Some(ANSWER))?;
             stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
             let mut text = String::new();

@@ -8,6 +8,7 @@
 )]
 
 mod campaign;
+mod certificate;
 mod contract;
 mod dice;
 mod differential;
@@ -28,6 +29,7 @@ use cpl_core::store::{Error, Store};
 use futures::future::BoxFuture;
 
 pub use self::campaign::{Histogram, LEADER_KILLED, Victim, campaign};
+pub use self::certificate::Certificate;
 pub use self::contract::{contract, contract_behind_faults};
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{Volume, free_port, spawn, wait_until};
+use crate::{Certificate, Volume, free_port, spawn, wait_until};
 
 /// The user that runs PostgreSQL when the tests run as root, which it refuses: `nobody`.
 const NOBODY: u32 = 65_534;
@@ -99,6 +99,32 @@ impl Postgres {
         );
     }
 
+    /// Takes connections over the network with TLS only from the next start on.
+    pub fn ask_for_tls(&self, certificate: &Certificate) {
+        // The names that PostgreSQL looks for.
+        for (from, to) in [
+            (certificate.cert(), "server.crt"),
+            (certificate.key(), "server.key"),
+        ] {
+            let to = self.data().join(to);
+            fs::copy(from, &to).unwrap();
+            if is_root() {
+                chown(to, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        self.change_rules(|line| match line.strip_prefix("host ") {
+            Some(rest) => format!("hostssl {rest}"),
+            None => line.to_owned(),
+        });
+    }
+
+    fn change_rules(&self, change: impl Fn(&str) -> String) {
+        let path = self.data().join("pg_hba.conf");
+        let rules = fs::read_to_string(&path).unwrap();
+        let changed: Vec<String> = rules.lines().map(change).collect();
+        fs::write(&path, changed.join("\n") + "\n").unwrap();
+    }
+
     /// Starts it as a standby that follows nobody.
     pub fn serve_as_standby(&mut self) {
         fs::write(self.data().join("standby.signal"), "").unwrap();
@@ -108,16 +134,10 @@ impl Postgres {
     /// Asks for passwords from now on where it trusted over TCP before.
     pub fn ask_for_passwords(&self, password: &str) {
         self.sql("postgres", &format!("ALTER ROLE cpl PASSWORD '{password}'"));
-        let path = self.data().join("pg_hba.conf");
-        let rules = fs::read_to_string(&path).unwrap();
-        let asking: Vec<String> = rules
-            .lines()
-            .map(|line| match line.strip_prefix("host") {
-                Some(_) => line.replace("trust", "scram-sha-256"),
-                None => line.to_owned(),
-            })
-            .collect();
-        fs::write(&path, asking.join("\n") + "\n").unwrap();
+        self.change_rules(|line| match line.strip_prefix("host") {
+            Some(_) => line.replace("trust", "scram-sha-256"),
+            None => line.to_owned(),
+        });
         self.sql("postgres", "SELECT pg_reload_conf()");
     }
 

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use cpl_backends::{Etcd, Proxy};
-use cpl_core::store::{EndReason, Error, Key, Kind, Range, Revision, Txn, WatchItem, WatchStream};
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, GetOptions};
+use cpl_backends::{Certificate, Etcd, Proxy};
+use cpl_core::store::{
+    EndReason, Error, Key, Kind, Range, Revision, Store, Txn, WatchItem, WatchStream,
+};
+use cpl_host::Host;
+use cpl_store_etcd::{EtcdConfig, EtcdStore};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, Client, ConnectOptions, GetOptions, Permission,
+};
 use futures::StreamExt;
 
 use crate::{open, runtime};
@@ -83,6 +89,92 @@ async fn a_server_that_is_too_old_is_refused() {
     assert_eq!(*error.kind(), Kind::Invalid);
     let text = error.to_string();
     assert!(text.contains(&old) && text.contains("3.4.23"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_certificate_of_a_server_is_checked() {
+    let (own, other) = (Certificate::fresh(), Certificate::fresh());
+    let etcd = Etcd::start_with_tls(&own);
+    let checked = |by: &Certificate| {
+        let ca = by.cert().display().to_string();
+        format!("etcds://127.0.0.1:{}/cpl?ca={ca}", etcd.port())
+    };
+    let clock = runtime().clock;
+    let start = clock.monotonic();
+    for url in [checked(&other), etcd.url("cpl")] {
+        let error = refused(&url).await;
+        assert!(
+            matches!(error.kind(), Kind::NotConnected | Kind::ConnectionLost),
+            "{error:?}"
+        );
+    }
+    assert!(clock.monotonic().since(start) < Duration::from_secs(12));
+    let store = open(&checked(&own)).await.unwrap();
+    store.commit(put("a")).await.unwrap();
+}
+
+/// A role may use one prefix, which is all that a store needs; another user changes the cluster meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_needs_its_password_and_its_prefix_and_keeps_its_store() {
+    let etcd = Etcd::start();
+    let mut raw = client(&etcd).await;
+    raw.role_add("cpl").await.unwrap();
+    let own = Permission::read_write("/cpl/").with_prefix();
+    raw.role_grant_permission("cpl", own).await.unwrap();
+    for (user, password, role) in [("root", "top", "root"), ("cpl", "right", "cpl")] {
+        raw.user_add(user, password, None).await.unwrap();
+        if role == "root" {
+            raw.role_add(role).await.unwrap();
+        }
+        raw.user_grant_role(user, role).await.unwrap();
+    }
+    raw.auth_enable().await.unwrap();
+    let with = async |prefix: &str, password: &str| {
+        let Host {
+            clock,
+            ids,
+            spawner,
+        } = Host::new();
+        let url = format!("{}?user=cpl", etcd.url(prefix));
+        let config = EtcdConfig::parse(&url).unwrap().with_password(password);
+        EtcdStore::open(&config, clock, &*ids, &*spawner).await
+    };
+    let told = |error: &Error| {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        format!("{error}: {}", cause.unwrap_or_default())
+    };
+    for (error, text) in [
+        (
+            with("cpl", "wr0ng").await.unwrap_err(),
+            "authentication failed",
+        ),
+        (
+            with("other", "right").await.unwrap_err(),
+            "permission denied",
+        ),
+        (refused(&etcd.url("cpl")).await, "user name is empty"),
+    ] {
+        assert_eq!(*error.kind(), Kind::Unauthorized, "{error:?}");
+        let told = told(&error);
+        assert!(told.contains(text) && !told.contains("wr0ng"), "{told}");
+    }
+    let store = with("cpl", "right").await.unwrap();
+    let at = store.head().await.unwrap();
+    let mut watch = store.watch(Range::all(), at).await.unwrap();
+    store.commit(put("a")).await.unwrap();
+    // Every change of users makes older tokens useless.
+    let root = ConnectOptions::new().with_user("root", "top");
+    let mut root = Client::connect([format!("127.0.0.1:{}", etcd.port())], Some(root))
+        .await
+        .unwrap();
+    root.user_add("another", "one", None).await.unwrap();
+    store.commit(put("b")).await.unwrap();
+    for name in ["a", "b"] {
+        let WatchItem::Events { events, .. } = next(&mut watch).await else {
+            panic!("the watch goes on");
+        };
+        assert_eq!(events[0].key().as_str(), Some(name));
+    }
 }
 
 /// etcd's own limit comes before the disk's, and its operator has to lift it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cpl_backends::{Postgres, Proxy, Volume};
+use cpl_backends::{Certificate, Postgres, Proxy, Volume};
 use cpl_core::store::{EndReason, Error, Key, Kind, Range, Store, Txn, WatchItem};
 use cpl_host::Host;
 use cpl_store_postgres::{PostgresConfig, PostgresStore};
@@ -203,6 +203,28 @@ async fn a_wrong_password_is_refused_and_the_right_one_is_not_told() {
     let store = with("right").await.unwrap();
     assert!(!format!("{store:?}").contains("right"));
     store.head().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_certificate_of_a_server_is_checked() {
+    let mut postgres = Postgres::start();
+    let (own, other) = (Certificate::fresh(), Certificate::fresh());
+    postgres.ask_for_tls(&own);
+    postgres.kill();
+    postgres.serve_with(&["ssl=on"]);
+    let url = postgres.url("cpl");
+    let checked = |by: &Certificate| {
+        let root = by.cert().display().to_string();
+        format!("{url}&sslmode=verify-full&sslrootcert={root}")
+    };
+    let (kind, text) = refused(&format!("{url}&sslmode=disable")).await;
+    assert_eq!(kind, Kind::Unauthorized, "{text}");
+    assert!(text.contains("no encryption"), "{text}");
+    let (kind, text) = refused(&checked(&other)).await;
+    assert_eq!(kind, Kind::NotConnected, "{text}");
+    assert!(text.contains("certificate"), "{text}");
+    let store = open(&checked(&own)).await.unwrap();
+    store.commit(put("a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
