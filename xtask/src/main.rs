@@ -1,5 +1,6 @@
 //! The project's own tool: `cargo xtask verify` and `cargo xtask test` are what a change must pass.
 
+mod backends;
 mod bench;
 mod campaign;
 mod failure;
@@ -76,10 +77,24 @@ enum Command {
         after_help = "Examples:\n  cargo xtask campaign\n  cargo xtask campaign --hours 8 --seed 1000"
     )]
     Campaign(campaign::Plan),
+    /// Start or stop an etcd and a PostgreSQL to try CPL on.
+    ///
+    /// Both listen on loopback, ask for no password, and keep what they hold in a temporary folder.
+    #[command(subcommand)]
+    Backends(Backends),
     /// Mend what a machine can mend: clippy's suggestions, formatting, generated files.
     ///
     /// Writes into the tree, uncommitted changes or not. Review what changed before committing it.
     Fix,
+}
+
+/// What to do with them.
+#[derive(Debug, Subcommand)]
+enum Backends {
+    /// Start both, and print the URLs for `cpl serve --store`.
+    Up,
+    /// Stop both, and remove what they hold.
+    Down,
 }
 
 fn main() -> ExitCode {
@@ -89,6 +104,8 @@ fn main() -> ExitCode {
         Command::Test { rest } => test_run::test(&rest),
         Command::Bench(plan) => bench::bench(&plan),
         Command::Campaign(plan) => campaign::campaign(plan),
+        Command::Backends(Backends::Up) => backends::up(),
+        Command::Backends(Backends::Down) => backends::down(),
         Command::Fix => fix::fix(),
     };
     match result {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 use crate::process::{self, program, run};
@@ -48,11 +48,19 @@ const POSTGRES: &str = "/usr/lib/postgresql";
 
 /// Whether a program is there, for the tests if not for everybody.
 fn has(program: &str) -> bool {
+    process::has(program) || postgres(program).is_some()
+}
+
+/// A program of PostgreSQL's server.
+pub(crate) fn postgres(program: &str) -> Option<PathBuf> {
     let versions = fs::read_dir(POSTGRES).into_iter().flatten().flatten();
-    process::has(program)
-        || versions
-            .map(|version| version.path().join("bin").join(program))
-            .any(|path| path.is_file())
+    let bins = versions.map(|version| version.path().join("bin"));
+    let path = process::search_path();
+    let mut found = bins
+        .chain(std::env::split_paths(&path))
+        .map(|bin| bin.join(program))
+        .filter(|path| path.is_file());
+    found.next()
 }
 
 /// Installs what is missing and returns the names of the packages.
@@ -100,7 +108,7 @@ fn advice(packages: &[&str]) -> String {
     )
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
