@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cpl_core::store::{Commit, Expect, Range, Revision, Store, Txn};
+use cpl_core::store::{Commit, Expect, IdGen, Range, Revision, Store, Txn, TxnId};
+use cpl_host::Host;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use serde_json::json;
 
-use super::{VALUE, fill, key, open};
+use super::{VALUE, fill, key, named, open};
 use crate::latency::{Latency, rounded};
 use crate::output;
 
@@ -32,13 +33,24 @@ pub(crate) struct Arguments {
     /// Pause of a caller after each answer, in milliseconds: a commit on a machine that was at rest.
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// A store on etcd or PostgreSQL instead of a file: its URL, up to the name of the prefix or schema, of which each
+    /// number of callers has one of its own.
+    #[arg(long)]
+    store: Option<String>,
+    /// Every transaction has an id, so that it can be repeated and settled.
+    #[arg(long)]
+    ids: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments) {
     for callers in &arguments.callers {
         let dir = tempfile::tempdir_in(&arguments.dir).unwrap();
-        let store = open(dir.path());
-        fill(&store, arguments.keys).await;
+        let file = arguments.store.is_none().then(|| open(dir.path()));
+        let store: Arc<dyn Store> = match (&file, &arguments.store) {
+            (Some(file), _) => Arc::clone(file) as Arc<dyn Store>,
+            (None, url) => named(&format!("{}{callers}", url.as_deref().unwrap_or_default())).await,
+        };
+        fill(&*store, arguments.keys).await;
         let head = store.head().await.unwrap();
         let watching: Vec<_> = (0..arguments.watchers)
             .map(|_| {
@@ -54,7 +66,10 @@ pub(super) async fn run(arguments: &Arguments) {
         let all = (0..*callers).map(|caller| {
             let (store, keys) = (Arc::clone(&store), arguments.keys / callers);
             let pause = Duration::from_millis(arguments.pause_ms);
-            tokio::spawn(async move { call(&*store, (caller * keys, keys), until, pause).await })
+            let ids = arguments.ids.then(|| Host::new().ids);
+            tokio::spawn(
+                async move { call(&*store, (caller * keys, keys), ids, until, pause).await },
+            )
         });
         let mut latency = Latency::default();
         for one in join_all(all).await {
@@ -62,14 +77,22 @@ pub(super) async fn run(arguments: &Arguments) {
         }
         let secs = started.elapsed().as_secs_f64();
         watching.iter().for_each(tokio::task::JoinHandle::abort);
+        let scheme = arguments
+            .store
+            .as_deref()
+            .and_then(|url| url.split(':').next());
         output::case(
             "store.cas_txn",
             &json!({"callers": callers, "keys": arguments.keys, "watchers": arguments.watchers,
-                    "value": VALUE, "pause_ms": arguments.pause_ms}),
+                    "value": VALUE, "pause_ms": arguments.pause_ms, "ids": arguments.ids,
+                    "store": scheme.unwrap_or("embedded")}),
             &json!({"txn_per_s": rounded(latency.len() as f64 / secs), "p50_ms": latency.ms(0.5),
                     "p99_ms": latency.ms(0.99)}),
         );
-        store.close().await;
+        drop(store);
+        if let Some(file) = file {
+            file.close().await;
+        }
     }
 }
 
@@ -77,6 +100,7 @@ pub(super) async fn run(arguments: &Arguments) {
 async fn call(
     store: &dyn Store,
     (first, keys): (u64, u64),
+    ids: Option<Arc<dyn IdGen>>,
     until: Instant,
     pause: Duration,
 ) -> Latency {
@@ -102,7 +126,11 @@ async fn call(
                     .mod_revision
             },
         };
-        let txn = Txn::new()
+        let txn = Txn {
+            id: ids.as_deref().map(TxnId::fresh),
+            ..Txn::new()
+        };
+        let txn = txn
             .expect(key.clone(), Expect::ModRevision(expect))
             .put(key, vec![7_u8; VALUE]);
         let asked = Instant::now();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use cpl_core::store::{Key, Store, Txn};
 use cpl_host::Host;
+use cpl_server::wiring;
 use cpl_store_embedded::{Config, EmbeddedStore};
 
 /// Bytes of a value, as the peers write them.
@@ -43,7 +44,13 @@ fn key(n: u64) -> Key {
     Key::new(format!("/cpl/spec/{n:014}")).unwrap()
 }
 
-async fn fill(store: &EmbeddedStore, keys: u64) {
+/// A store by its URL.
+async fn named(url: &str) -> Arc<dyn Store> {
+    let url = url.parse().unwrap();
+    wiring::open(&url, None, &Host::new()).await.unwrap()
+}
+
+async fn fill(store: &dyn Store, keys: u64) {
     let value = vec![7_u8; VALUE];
     let all: Vec<u64> = (0..keys).collect();
     for part in all.chunks(FILL) {

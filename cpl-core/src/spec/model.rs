@@ -221,7 +221,8 @@ pub trait Kind: Send + Sync + Debug {
     fn read(&self, fields: &mut Fields<'_>) -> Option<Parts>;
 
     /// What people wrote of stored parts: without the fields that CPL writes, of which there are none by
-    /// default.
+    /// default. The digest of it is stored: for parts that an older version has stored it must stay the same, or their
+    /// objects are taken for [`Foreign`].
     fn people(&self, stored: &Parts) -> Parts {
         stored.clone()
     }

@@ -67,6 +67,7 @@ pub(super) fn cases(peers: Option<&Path>, scratch: &Path) -> Result<Vec<Case>, F
     for (at, case) in of_peers.engines() {
         all.insert(at, case);
     }
+    all.extend(of_peers.on_etcd());
     all.extend(of_peers.fleets());
     Ok(all)
 }
@@ -121,6 +122,29 @@ impl Peers<'_> {
                     "etcdbench",
                     &alone,
                 ),
+            ),
+        ]
+    }
+
+    /// CPL on etcd and etcd itself.
+    fn on_etcd(&self) -> Vec<Case> {
+        let ours = |name, words: &str| Case {
+            server: Some(self.etcd()),
+            ..ours(name, words, self.scratch)
+        };
+        let commits = "store commits --secs 4 --store etcd://{address}/bench";
+        let raw = |conc: u32| {
+            let load = "--endpoint {address} --version {version} --pid {pid} --secs 4";
+            format!("{load} cas --conc {conc}")
+        };
+        let peer = |name, conc| self.case(name, Some(self.etcd()), "etcdbench", &raw(conc));
+        vec![
+            ours("etcd commits", &format!("{commits} --callers 256,1")),
+            peer("peer etcd cas 256", 256),
+            peer("peer etcd cas 1", 1),
+            ours(
+                "etcd commits with ids",
+                &format!("{commits} --callers 256 --ids"),
             ),
         ]
     }

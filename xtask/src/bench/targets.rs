@@ -81,9 +81,27 @@ const fn at_most(
     }
 }
 
-const COMMITS_1: &[(&str, &str)] = &[("callers", "1"), ("watchers", "0"), ("pause_ms", "0")];
-const COMMITS_64: &[(&str, &str)] = &[("callers", "64"), ("watchers", "0"), ("pause_ms", "0")];
-const COMMITS_256: &[(&str, &str)] = &[("callers", "256"), ("watchers", "0"), ("pause_ms", "0")];
+const COMMITS_1: &[(&str, &str)] = &[
+    ("store", "embedded"),
+    ("callers", "1"),
+    ("watchers", "0"),
+    ("pause_ms", "0"),
+];
+const COMMITS_64: &[(&str, &str)] = &[
+    ("store", "embedded"),
+    ("callers", "64"),
+    ("watchers", "0"),
+    ("pause_ms", "0"),
+];
+const COMMITS_256: &[(&str, &str)] = &[
+    ("store", "embedded"),
+    ("callers", "256"),
+    ("watchers", "0"),
+    ("pause_ms", "0"),
+];
+const ON_ETCD_1: &[(&str, &str)] = &[("store", "etcd"), ("callers", "1"), ("ids", "false")];
+const ON_ETCD_256: &[(&str, &str)] = &[("store", "etcd"), ("callers", "256"), ("ids", "false")];
+const ON_ETCD_IDS: &[(&str, &str)] = &[("store", "etcd"), ("callers", "256"), ("ids", "true")];
 /// On a machine that was at rest, as it is when one agent is told of one change now and then.
 const COMMITS_AT_REST: &[(&str, &str)] = &[("callers", "1"), ("pause_ms", "8")];
 const ETCD: &str = "3.5.1";
@@ -113,6 +131,14 @@ const fn ours_64(metric: &'static str) -> Figure {
 
 const fn ours_1(metric: &'static str) -> Figure {
     figure("store.cas_txn", COMMITS_1, metric)
+}
+
+const fn on_etcd(with: &'static [(&'static str, &'static str)]) -> Figure {
+    figure("store.cas_txn", with, "txn_per_s")
+}
+
+const fn raw_etcd(with: &'static [(&'static str, &'static str)]) -> Figure {
+    figure("etcd.cas", with, "ops_per_s")
 }
 
 const fn bare_redb(metric: &'static str) -> Figure {
@@ -182,6 +208,27 @@ pub(crate) const TARGETS: &[Target] = &[
         ours_1("p50_ms"),
         1.1,
         bare_redb("p50_ms"),
+    ),
+    at_least(
+        "P4a",
+        "commits of 256 callers on etcd, etcd CAS at 256",
+        on_etcd(ON_ETCD_256),
+        0.9,
+        raw_etcd(&[("conc", "256"), ("version", ETCD)]),
+    ),
+    at_least(
+        "P4a with ids",
+        "commits of 256 callers on etcd, each with an id, etcd CAS at 256",
+        on_etcd(ON_ETCD_IDS),
+        0.6,
+        raw_etcd(&[("conc", "256"), ("version", ETCD)]),
+    ),
+    at_least(
+        "P4b",
+        "commits of one caller on etcd, etcd CAS at 1",
+        on_etcd(ON_ETCD_1),
+        0.9,
+        raw_etcd(&[("conc", "1"), ("version", ETCD)]),
     ),
     at_least(
         "P7a",
