@@ -50,7 +50,7 @@ pub(super) async fn run(arguments: &Arguments) {
             (Some(file), _) => Arc::clone(file) as Arc<dyn Store>,
             (None, url) => named(&format!("{}{callers}", url.as_deref().unwrap_or_default())).await,
         };
-        fill(&*store, arguments.keys).await;
+        let filled = fill(&*store, arguments.keys).await;
         let head = store.head().await.unwrap();
         let watching: Vec<_> = (0..arguments.watchers)
             .map(|_| {
@@ -66,10 +66,11 @@ pub(super) async fn run(arguments: &Arguments) {
         let all = (0..*callers).map(|caller| {
             let (store, keys) = (Arc::clone(&store), arguments.keys / callers);
             let pause = Duration::from_millis(arguments.pause_ms);
+            let first = caller * keys;
+            let own = usize::try_from(first).unwrap()..usize::try_from(first + keys).unwrap();
+            let known = filled[own].to_vec();
             let ids = arguments.ids.then(|| Host::new().ids);
-            tokio::spawn(
-                async move { call(&*store, (caller * keys, keys), ids, until, pause).await },
-            )
+            tokio::spawn(async move { call(&*store, (first, known), ids, until, pause).await })
         });
         let mut latency = Latency::default();
         for one in join_all(all).await {
@@ -99,46 +100,32 @@ pub(super) async fn run(arguments: &Arguments) {
 /// One caller, which knows the revisions of keys of its own.
 async fn call(
     store: &dyn Store,
-    (first, keys): (u64, u64),
+    (first, mut known): (u64, Vec<Revision>),
     ids: Option<Arc<dyn IdGen>>,
     until: Instant,
     pause: Duration,
 ) -> Latency {
     let mut latency = Latency::default();
-    let mut known: Vec<Option<Revision>> = vec![None; usize::try_from(keys).unwrap()];
     let mut random = 0x9e37_79b9_u64 ^ first;
     while Instant::now() < until {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let at = usize::try_from(random % keys).unwrap();
+        let at = usize::try_from(random % known.len() as u64).unwrap();
         let key = key(first + at as u64);
-        let expect = match known[at] {
-            Some(revision) => revision,
-            None => {
-                store
-                    .get(&key)
-                    .await
-                    .unwrap()
-                    .value
-                    .unwrap()
-                    .meta
-                    .mod_revision
-            },
-        };
         let txn = Txn {
             id: ids.as_deref().map(TxnId::fresh),
             ..Txn::new()
         };
         let txn = txn
-            .expect(key.clone(), Expect::ModRevision(expect))
+            .expect(key.clone(), Expect::ModRevision(known[at]))
             .put(key, vec![7_u8; VALUE]);
         let asked = Instant::now();
         let Commit::Applied { at: applied, .. } = store.commit(txn).await.unwrap() else {
             panic!("nobody else writes this key");
         };
         latency.push(asked.elapsed());
-        known[at] = Some(applied.revision);
+        known[at] = applied.revision;
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }

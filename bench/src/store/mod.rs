@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Subcommand;
-use cpl_core::store::{Key, Store, Txn};
+use cpl_core::store::{Commit, Key, Revision, Store, Txn};
 use cpl_host::Host;
 use cpl_server::wiring;
 use cpl_store_embedded::{Config, EmbeddedStore};
@@ -50,13 +50,19 @@ async fn named(url: &str) -> Arc<dyn Store> {
     wiring::open(&url, None, &Host::new()).await.unwrap()
 }
 
-async fn fill(store: &dyn Store, keys: u64) {
+/// Writes all keys; returns the revision of each.
+async fn fill(store: &dyn Store, keys: u64) -> Vec<Revision> {
+    let mut revisions = Vec::new();
     let value = vec![7_u8; VALUE];
     let all: Vec<u64> = (0..keys).collect();
     for part in all.chunks(FILL) {
         let txn = part
             .iter()
             .fold(Txn::new(), |txn, n| txn.put(key(*n), value.clone()));
-        store.commit(txn).await.unwrap();
+        let Commit::Applied { at, .. } = store.commit(txn).await.unwrap() else {
+            panic!("nothing is compared");
+        };
+        revisions.extend(part.iter().map(|_| at.revision));
     }
+    revisions
 }
