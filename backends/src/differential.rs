@@ -204,7 +204,7 @@ impl Side {
 
     /// Every event since the start, a list for each revision: the key, its value and version if it was set, and whether
     /// it was there before.
-    async fn events(&self) -> Vec<Vec<(Key, Option<(Vec<u8>, u64)>, bool)>> {
+    async fn events(&self) -> Vec<Vec<(Key, Option<(Vec<u8>, u64)>)>> {
         let fence = key(KEYS);
         self.store
             .commit(Txn::new().put(fence.clone(), ""))
@@ -235,12 +235,12 @@ fn entries(found: impl IntoIterator<Item = cpl_core::store::Entry>) -> Answer {
     Answer::Entries(plain.collect())
 }
 
-fn plain(event: Event) -> (Key, Option<(Vec<u8>, u64)>, bool) {
+fn plain(event: Event) -> (Key, Option<(Vec<u8>, u64)>) {
     match event {
-        Event::Put { entry, previous } => {
+        Event::Put { entry } => {
             let value = (entry.value.to_vec(), entry.meta.version);
-            (entry.key, Some(value), previous.is_some())
+            (entry.key, Some(value))
         },
-        Event::Delete { key, .. } => (key, None, true),
+        Event::Delete { key } => (key, None),
     }
 }

@@ -153,18 +153,16 @@ impl Index {
                 value: value.clone(),
                 meta,
             };
-            let previous = before.map(|meta| meta.mod_revision);
-            (Some((value, meta)), Event::Put { entry, previous })
+            (Some((value, meta)), Event::Put { entry })
         } else {
-            let Some(before) = before else {
+            if before.is_none() {
                 // It was deleted by the time that a checkpoint came to it.
                 if slot.versions.is_empty() {
                     self.keys.remove(&key);
                 }
                 return None;
-            };
-            let previous = before.mod_revision;
-            (None, Event::Delete { key, previous })
+            }
+            (None, Event::Delete { key })
         };
         slot.versions.push(Version { revision, live });
         Some(event)

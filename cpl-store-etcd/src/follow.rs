@@ -117,7 +117,6 @@ async fn open_all(life: &Life, from: i64) -> Result<WatchStream, Error> {
     let options = WatchOptions::new()
         .with_range(after)
         .with_start_revision(from)
-        .with_prev_key()
         .with_fragment();
     open(&life.link, first, options).await
 }
@@ -161,10 +160,6 @@ struct Gather {
     events: Vec<Event>,
 }
 
-/// What etcd no longer knows: a change whose value before was compacted away in the meantime.
-#[derive(Debug)]
-struct Forgotten(Revision);
-
 impl Gather {
     const fn new() -> Self {
         Self {
@@ -179,7 +174,7 @@ impl Gather {
         keys: &Keys,
         response: &WatchResponse,
         mut whole: impl FnMut(Revision, Vec<Event>),
-    ) -> Result<Option<Forgotten>, Error> {
+    ) -> Result<(), Error> {
         for event in response.events() {
             let Some(kv) = event.kv() else {
                 continue;
@@ -191,15 +186,12 @@ impl Gather {
             let Name::User(key) = keys.name(kv.key())? else {
                 continue;
             };
-            let previous = event.prev_kv().map(|kv| revision(kv.mod_revision()));
             // 0 is a put and 1 a deletion; `event_type` panics at anything else.
-            let event = match (event.0.r#type, previous) {
-                (0, previous) if previous.is_some() || kv.version() == 1 => Event::Put {
+            let event = match event.0.r#type {
+                0 => Event::Put {
                     entry: entry(key, kv),
-                    previous,
                 },
-                (1, Some(previous)) => Event::Delete { key, previous },
-                (0 | 1, _) => return Ok(Some(Forgotten(revision(kv.mod_revision())))),
+                1 => Event::Delete { key },
                 _ => {
                     return Err(Error::new(
                         Kind::Corrupt,
@@ -212,7 +204,7 @@ impl Gather {
         if !response.0.fragment {
             self.hand_out(&mut whole);
         }
-        Ok(None)
+        Ok(())
     }
 
     fn hand_out(&mut self, whole: &mut impl FnMut(Revision, Vec<Event>)) {
@@ -352,16 +344,9 @@ impl Follower {
             seen = true;
             life.tail.push(revision, events);
         };
-        let forgotten = gather.add(&life.keys, response, tell)?;
+        gather.add(&life.keys, response, tell)?;
         if seen {
             self.pulsed = None;
-        }
-        if let Some(Forgotten(revision)) = forgotten {
-            self.life.tail.compact(revision);
-            return Err(Error::new(
-                Kind::ConnectionLost,
-                "watch etcd: what was next is compacted",
-            ));
         }
         Ok(())
     }
@@ -432,11 +417,7 @@ impl Backlog for Life {
                     past.revisions.push((revision, events));
                 }
             };
-            if gather.add(&self.keys, &response, collect)?.is_some() {
-                let compacted = self.find_compacted().await?;
-                self.tail.compact(compacted);
-                return Err(Error::new(Kind::Compacted { compacted }, WATCH));
-            }
+            gather.add(&self.keys, &response, collect)?;
         }
         Ok(past)
     }

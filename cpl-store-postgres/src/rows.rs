@@ -88,7 +88,6 @@ pub(crate) struct ChangeRow {
     pub(crate) revision: Option<i64>,
     pub(crate) created: Option<i64>,
     pub(crate) version: Option<i64>,
-    pub(crate) previous: Option<i64>,
     pub(crate) value: Option<Vec<u8>>,
 }
 
@@ -97,19 +96,15 @@ impl ChangeRow {
         let key = self.key.ok_or_else(|| corrupt("a change has no key"))?;
         let key = Key::new(key).map_err(|_| corrupt("a key is too long"))?;
         let (created, version) = (self.created, self.version);
-        match (self.value, self.previous, created, version) {
-            (Some(value), previous, Some(created), Some(version)) => Ok(Event::Put {
+        match (self.value, created, version) {
+            (Some(value), Some(created), Some(version)) => Ok(Event::Put {
                 entry: Entry {
                     key,
                     value: Bytes::from(value),
                     meta: meta(created, at, version),
                 },
-                previous: previous.map(revision),
             }),
-            (None, Some(previous), ..) => Ok(Event::Delete {
-                key,
-                previous: revision(previous),
-            }),
+            (None, ..) => Ok(Event::Delete { key }),
             _ => Err(corrupt("a change is neither a put nor a delete")),
         }
     }
@@ -187,7 +182,6 @@ mod tests {
             revision: Some(revision),
             created: Some(1),
             version: Some(1),
-            previous: None,
             value: inside.then(Vec::new),
         }
     }

@@ -152,18 +152,11 @@ impl State {
                     value: value.clone(),
                     meta,
                 };
-                let previous = before.map(|m| m.mod_revision);
-                (Some((value.clone(), meta)), Event::Put { entry, previous })
+                (Some((value.clone(), meta)), Event::Put { entry })
             },
             Op::Delete(key) => {
-                let previous = before?.mod_revision;
-                (
-                    None,
-                    Event::Delete {
-                        key: key.clone(),
-                        previous,
-                    },
-                )
+                before?;
+                (None, Event::Delete { key: key.clone() })
             },
         };
         self.keys

@@ -493,17 +493,13 @@ pub enum Outcome {
 pub enum Event {
     /// The key was set.
     Put {
-        /// The key as it is now.
+        /// The key as it is now; its version is 1 when this created it.
         entry: Entry,
-        /// The put before this one, or `None` when this created the key.
-        previous: Option<Revision>,
     },
-    /// The key was removed.
+    /// The key was removed. What it was is not said: etcd would have to read it for every event.
     Delete {
         /// The key.
         key: Key,
-        /// The last put of it.
-        previous: Revision,
     },
 }
 
@@ -511,16 +507,16 @@ impl Event {
     /// Key and value together, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Put { entry, .. } => entry.key.0.len() + entry.value.len(),
-            Self::Delete { key, .. } => key.0.len(),
+            Self::Put { entry } => entry.key.0.len() + entry.value.len(),
+            Self::Delete { key } => key.0.len(),
         }
     }
 
     /// The key that changed.
     pub const fn key(&self) -> &Key {
         match self {
-            Self::Put { entry, .. } => &entry.key,
-            Self::Delete { key, .. } => key,
+            Self::Put { entry } => &entry.key,
+            Self::Delete { key } => key,
         }
     }
 }

@@ -34,10 +34,7 @@ fn put(key: &str, revision: u64, size: usize) -> Event {
         value: Bytes::from(vec![0; size]),
         meta,
     };
-    Event::Put {
-        entry,
-        previous: None,
-    }
+    Event::Put { entry }
 }
 
 /// A backend that tells three revisions at a time of an endless past, after some failures.

@@ -157,13 +157,11 @@ fn write(op: &Op, revision: Revision, state: &mut State) -> Option<Event> {
                 meta,
             };
             state.insert(key.clone(), entry.clone());
-            let previous = before.map(|meta| meta.mod_revision);
-            Some(Event::Put { entry, previous })
+            Some(Event::Put { entry })
         },
         Op::Delete(key) => {
-            let previous = state.remove(key)?.meta.mod_revision;
-            let key = key.clone();
-            Some(Event::Delete { key, previous })
+            state.remove(key)?;
+            Some(Event::Delete { key: key.clone() })
         },
     }
 }

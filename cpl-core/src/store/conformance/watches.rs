@@ -107,7 +107,7 @@ pub(super) async fn events_say_what_was_before(world: World) -> Checked {
     let updated = world.put("k", "2").await?;
     let deleted = world.delete("k").await?;
     let again = world.put("k", "3").await?;
-    let put = |value: &'static str, create_revision, mod_revision, version, previous| Event::Put {
+    let put = |value: &'static str, create_revision, mod_revision, version| Event::Put {
         entry: Entry {
             key: key("k"),
             value: Bytes::from_static(value.as_bytes()),
@@ -117,17 +117,13 @@ pub(super) async fn events_say_what_was_before(world: World) -> Checked {
                 version,
             },
         },
-        previous,
     };
-    let removed = Event::Delete {
-        key: key("k"),
-        previous: updated,
-    };
+    let removed = Event::Delete { key: key("k") };
     let expected = vec![
-        (created, vec![put("1", created, created, 1, None)]),
-        (updated, vec![put("2", created, updated, 2, Some(created))]),
+        (created, vec![put("1", created, created, 1)]),
+        (updated, vec![put("2", created, updated, 2)]),
         (deleted, vec![removed]),
-        (again, vec![put("3", again, again, 1, None)]),
+        (again, vec![put("3", again, again, 1)]),
     ];
     let mut watch = world.watch(Range::all(), start).await?;
     same("the events", &watch.until(again).await?, &expected)

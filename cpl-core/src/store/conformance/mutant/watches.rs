@@ -122,8 +122,9 @@ impl Broken {
             },
             Defect::ForgetsWhatWasBefore => {
                 for event in &mut events {
-                    if let Event::Put { previous, .. } = event {
-                        *previous = None;
+                    if let Event::Put { entry } = event {
+                        entry.meta.create_revision = entry.meta.mod_revision;
+                        entry.meta.version = 1;
                     }
                 }
                 vec![whole(events)]
