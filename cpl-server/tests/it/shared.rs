@@ -81,13 +81,13 @@ async fn a_frozen_one_cannot_write_when_it_wakes_up(url: &str) {
     assert_eq!(applied(&client, "before").await, Some(200));
     second.start();
 
-    first.signal("-STOP");
+    first.freeze().await;
     let buffered = tokio::spawn(async move { applied(&client, "buffered").await });
     second.ready().await;
     let client = second.client();
     assert_eq!(applied(&client, "after").await, Some(200));
     assert!(!buffered.is_finished(), "the frozen one has not answered");
-    first.signal("-CONT");
+    first.thaw();
     let answer = buffered.await.unwrap();
     assert_ne!(answer, Some(200), "what was sent to it is not done");
     assert_eq!(first.ended().await, Some(1));
@@ -123,14 +123,14 @@ async fn a_frozen_one_keeps_its_file() {
     first.ready().await;
     let client = first.client();
     let store = format!("embedded:{}", dir.path().join("first/cpl.redb").display());
-    first.signal("-STOP");
+    first.freeze().await;
     let buffered = tokio::spawn(async move { applied(&client, "buffered").await });
     let mut second = Serve::on(&dir.path().join("second"), &store, TTL);
     second.start();
     assert_eq!(second.ended().await, Some(1));
     let log = std::fs::read_to_string(second.log()).unwrap();
     assert!(log.contains("another process has it open"), "{log}");
-    first.signal("-CONT");
+    first.thaw();
     assert_eq!(buffered.await.unwrap(), Some(200));
 }
 

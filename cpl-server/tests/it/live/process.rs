@@ -85,8 +85,33 @@ impl Serve {
         }
     }
 
-    /// Freezes it with `-STOP`, or lets it go on with `-CONT`.
-    pub(crate) fn signal(&self, signal: &str) {
+    /// Freezes it, and waits until all of its threads stand still: until then they go on for a moment.
+    pub(crate) async fn freeze(&self) {
+        self.signal("-STOP");
+        let pid = self.child.as_ref().unwrap().id();
+        let stands = || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let stats = threads.map(|thread| thread.unwrap().path().join("stat"));
+            let mut stats = stats.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+            // The state stands behind the name, which is in brackets.
+            stats.all(|stat| {
+                stat.rsplit(')')
+                    .next()
+                    .unwrap_or_default()
+                    .starts_with(" T")
+            })
+        };
+        while !stands() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         let sent = Command::new("kill").args([signal, &pid]).status();
         assert!(sent.unwrap().success());
