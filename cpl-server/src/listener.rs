@@ -208,17 +208,24 @@ impl Protocols {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "failed to set no delay");
         }
-        let Some(tls) = &self.tls else {
-            match speaks_http2(&stream, &*self.clock).await {
-                Some(false) => self.http1(TokioIo::new(stream), service, watcher).await,
-                Some(true) => {
-                    Box::pin(self.http2(TokioIo::new(stream), service, watcher)).await;
-                },
-                None => {},
-            }
-            return;
-        };
-        let accepting = Box::pin(tls.accept(stream));
+        if let Some(tls) = &self.tls {
+            return Box::pin(self.encrypted(tls, stream, service, watcher)).await;
+        }
+        match Box::pin(speaks_http2(&stream, &*self.clock)).await {
+            Some(false) => self.http1(TokioIo::new(stream), service, watcher).await,
+            Some(true) => Box::pin(self.http2(TokioIo::new(stream), service, watcher)).await,
+            None => {},
+        }
+    }
+
+    async fn encrypted(
+        &self,
+        tls: &TlsAcceptor,
+        stream: TcpStream,
+        service: Service,
+        watcher: Watcher,
+    ) {
+        let accepting = pin!(tls.accept(stream));
         let stream = match select(accepting, self.clock.sleep(HANDSHAKE)).await {
             Either::Left((Ok(stream), _)) => stream,
             Either::Left((Err(error), _)) => {

@@ -36,7 +36,8 @@ pub(super) async fn verb(
     let (node, verb) = segment.split_once(':').unwrap_or((segment.as_str(), ""));
     let node = name(node)?;
     match verb {
-        "register" => register(&app, &node, &who, body).await,
+        // On the heap, as it has no part in the future of an agent that waits.
+        "register" => Box::pin(register(&app, &node, &who, body)).await,
         "sync" => sync(&app, &node, &who, body, app.plane.config.agent_wait * 2).await,
         "heartbeat" => sync(&app, &node, &who, body, Duration::ZERO).await,
         _ => {

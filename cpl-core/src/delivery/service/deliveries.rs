@@ -117,7 +117,7 @@ impl Deliveries {
             incarnation: call.agent_incarnation,
             sequence: call.sequence,
         };
-        if !self.config.registry.hear(&call.node, word).await {
+        if !Box::pin(self.config.registry.hear(&call.node, word)).await {
             let detail = "a later call of this agent has arrived already";
             return Err(Error::new(Kind::Aborted, "SEQUENCE_STALE", detail));
         }
