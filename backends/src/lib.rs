@@ -30,7 +30,7 @@ use futures::future::BoxFuture;
 
 pub use self::campaign::{Histogram, LEADER_KILLED, Victim, campaign};
 pub use self::certificate::Certificate;
-pub use self::contract::{contract, contract_behind_faults};
+pub use self::contract::{contract, contract_behind_faults, moving};
 pub use self::etcd::Etcd;
 pub use self::postgres::Postgres;
 pub use self::proxy::{Cut, Proxy};

@@ -89,6 +89,10 @@ id128!(
     Uid
 );
 id128!(
+    /// Who has sealed a store; see [`Store::seal`](crate::store::Store::seal).
+    SealId
+);
+id128!(
     /// One process that holds a session.
     ReplicaId
 );

@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use cpl_core::store::Error;
+use cpl_core::store::{Error, Summary};
 use cpl_host::Host;
-use cpl_store_embedded::{Config, EmbeddedStore, Summary};
+use cpl_store_embedded::{Config, EmbeddedStore};
 
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::Output;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cpl_core::error::Error;
 use cpl_core::ids::StoreId;
 use cpl_core::spec::Kinds;
-use cpl_core::store::{self, MemoryStore, Store};
+use cpl_core::store::{self, MemoryStore, OpenMode, Store};
 use cpl_core::txn::{KeyRow, overlaps};
 use cpl_host::Host;
 use cpl_lb::kinds::{NodeKind, TargetGroupKind};
@@ -48,13 +48,29 @@ pub async fn open(
     password: Option<&Password>,
     host: &Host,
 ) -> Result<Arc<dyn Store>, Error> {
+    open_as(OpenMode::ExistingOrNew, url, password, host).await
+}
+
+/// Opens a store, or makes it.
+///
+/// # Errors
+/// Those of [`open`], and that what is there is not what the mode expects.
+pub async fn open_as(
+    mode: OpenMode,
+    url: &StoreUrl,
+    password: Option<&Password>,
+    host: &Host,
+) -> Result<Arc<dyn Store>, Error> {
     debug_assert_eq!(overlaps(&key_table()), None, "no key belongs to two kinds");
     let (clock, ids, spawner) = (Arc::clone(&host.clock), &*host.ids, &*host.spawner);
     match url {
-        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(StoreId::fresh(ids), clock))),
+        StoreUrl::Memory if mode == OpenMode::ExistingOrNew => {
+            Ok(Arc::new(MemoryStore::new(StoreId::fresh(ids), clock)))
+        },
+        StoreUrl::Memory => Err(wrong_url("open memory: it is gone at once".to_owned())),
         StoreUrl::Embedded(path) => {
             let context = format!("open the store {}", path.display());
-            let store = open_file(path.clone(), host).await;
+            let store = open_file(mode, path.clone(), host).await;
             Ok(Arc::new(
                 store.map_err(|error| Error::store(&context, error))?,
             ))
@@ -65,7 +81,7 @@ pub async fn open(
             if let Some(password) = password {
                 config = config.with_password(password.reveal());
             }
-            let store = EtcdStore::open(&config, clock, ids, spawner).await;
+            let store = EtcdStore::open_as(mode, &config, clock, ids, spawner).await;
             Ok(Arc::new(
                 store.map_err(|error| Error::store("open the store", error))?,
             ))
@@ -76,7 +92,7 @@ pub async fn open(
             if let Some(password) = password {
                 config = config.with_password(password.reveal());
             }
-            let store = PostgresStore::open(&config, clock, ids, spawner).await;
+            let store = PostgresStore::open_as(mode, &config, clock, ids, spawner).await;
             Ok(Arc::new(
                 store.map_err(|error| Error::store("open the store", error))?,
             ))
@@ -90,10 +106,17 @@ fn wrong_url(what: String) -> Error {
 }
 
 /// Reads and checks a file, which takes as long as the disk does.
-async fn open_file(path: PathBuf, host: &Host) -> Result<EmbeddedStore, store::Error> {
+async fn open_file(
+    mode: OpenMode,
+    path: PathBuf,
+    host: &Host,
+) -> Result<EmbeddedStore, store::Error> {
     let (clock, ids) = (Arc::clone(&host.clock), Arc::clone(&host.ids));
-    let opening = tokio::task::spawn_blocking(move || {
-        EmbeddedStore::open_or_create(path, Config::default(), clock, &*ids)
+    let config = Config::default();
+    let opening = tokio::task::spawn_blocking(move || match mode {
+        OpenMode::Existing => EmbeddedStore::open(path, config, clock, &*ids),
+        OpenMode::ExistingOrNew => EmbeddedStore::open_or_create(path, config, clock, &*ids),
+        OpenMode::New(identity) => EmbeddedStore::open_new(path, identity, config, clock, &*ids),
     });
     match opening.await {
         Ok(opened) => opened,
@@ -106,7 +129,7 @@ async fn open_file(path: PathBuf, host: &Host) -> Result<EmbeddedStore, store::E
 /// Everything in a store at one revision, one JSON value per line.
 pub async fn export(from: &dyn Store) -> Result<Vec<u8>, store::Error> {
     let mut text = Vec::new();
-    cpl_store_embedded::export(from, &mut text).await?;
+    store::export(from, &mut text).await?;
     Ok(text)
 }
 

@@ -204,6 +204,7 @@ impl WriteError {
 /// What a file holds.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    pub(crate) label: Label,
     pub(crate) index: Index,
     pub(crate) openings: Vec<OpeningNote>,
     pub(crate) mark: Mark,
@@ -225,6 +226,7 @@ fn load(transaction: &ReadTransaction) -> Result<Loaded, Error> {
     let mut index = Index::new(identity, base, mark.compacted, outcomes);
     load_keys(transaction, &mark, &mut index)?;
     Ok(Loaded {
+        label,
         index,
         openings: fact(transaction, OPENINGS)?,
         mark,

@@ -17,7 +17,7 @@ use cpl_core::store::{
 use crate::config::Config;
 use crate::disk::{Disk, LOG, Loaded, WriteError, corrupt};
 use crate::floor::Fault;
-use crate::format::{Item, Mark, Record, RecordRow, Recorded};
+use crate::format::{Item, Label, Mark, Record, RecordRow, Recorded};
 use crate::index::Index;
 use crate::shared::Shared;
 
@@ -43,6 +43,8 @@ pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: Config,
+    /// What the file says of itself.
+    pub(crate) label: Label,
     pub(crate) mark: Mark,
     /// Log records that are not trimmed, oldest first; the first has the sequence `mark.record`.
     pub(crate) records: VecDeque<Kept>,
@@ -110,13 +112,14 @@ impl Engine {
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         config: Config,
-        mark: Mark,
+        (label, mark): (Label, Mark),
     ) -> Self {
-        Self {
+        let engine = Self {
             disk,
             shared,
             clock,
             config,
+            label,
             mark,
             records: VecDeque::new(),
             log_bytes: 0,
@@ -126,7 +129,9 @@ impl Engine {
             last_batch: 0,
             expired: Vec::new(),
             poison: None,
-        }
+        };
+        engine.tell_refusal();
+        engine
     }
 
     /// Takes over a record that the log holds already.
@@ -182,6 +187,7 @@ impl Engine {
         let index = self.shared.index();
         let mut batch = Batch {
             index: &index,
+            sealed: self.is_sealed(),
             now: self.clock.wall(),
             head: index.head,
             changed: BTreeMap::new(),
@@ -207,6 +213,13 @@ impl Engine {
             record,
             row: batch.row,
         }
+    }
+
+    /// Says why the next write would be refused.
+    pub(crate) fn tell_refusal(&self) {
+        let sealed = || self.is_sealed().then(Error::sealed);
+        let refusal = self.poison.as_ref().map(Poison::error).or_else(sealed);
+        self.shared.refuse(refusal);
     }
 
     /// Makes a record durable, if it says anything.
@@ -276,8 +289,8 @@ impl Engine {
     }
 
     fn refuse(&mut self, poison: Poison) {
-        self.shared.refuse(Some(poison.error()));
         self.poison = Some(poison);
+        self.tell_refusal();
     }
 
     pub(crate) fn poisoned(&self) -> Option<Error> {
@@ -306,7 +319,7 @@ impl Engine {
             Ok(()) => {
                 tracing::info!("there is room on the disk: the embedded store takes writes again");
                 self.poison = None;
-                self.shared.refuse(None);
+                self.tell_refusal();
             },
             Err(failure) if failure.class() == Class::Corrupt => self.fail(&failure),
             Err(failure) if self.disk.fault() == Fault::Lasting => self.fail(&failure),
@@ -332,6 +345,7 @@ impl Engine {
                 "it ends at {found}, but {told} was durable"
             )));
         }
+        self.label = replayed.label;
         self.mark = replayed.mark;
         self.checkpoint = None;
         self.trim_to = self.mark.record;
@@ -366,6 +380,7 @@ impl Poison {
 /// What a file holds, put together.
 #[derive(Debug)]
 pub(crate) struct Replayed {
+    pub(crate) label: Label,
     pub(crate) index: Index,
     pub(crate) mark: Mark,
     pub(crate) records: Vec<Kept>,
@@ -374,6 +389,7 @@ pub(crate) struct Replayed {
 /// Replays the log on the key table. Rows that are newer than a change of the log stay as they are.
 pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
     let Loaded {
+        label,
         mut index,
         openings,
         mark,
@@ -399,6 +415,7 @@ pub(crate) fn replay(loaded: Loaded) -> Result<Replayed, Error> {
     }
     index.opened(openings);
     Ok(Replayed {
+        label,
         index,
         mark,
         records: kept,
@@ -416,6 +433,8 @@ struct Evaluated {
 /// The durable state with what the batch adds to it.
 struct Batch<'a> {
     index: &'a Index,
+    /// Nothing is changed any more.
+    sealed: bool,
     now: Timestamp,
     head: Revision,
     changed: BTreeMap<Key, Option<KeyMeta>>,
@@ -434,6 +453,9 @@ impl Batch<'_> {
                 return self.replay(&recorded, body);
             }
             self.check_room()?;
+        }
+        if self.sealed {
+            return Err(Error::sealed());
         }
         let failed = self.failed(&txn);
         if !failed.is_empty() {

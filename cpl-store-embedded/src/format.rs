@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use cpl_core::store::{
-    Incarnation, Key, KeyMeta, Opening, Outcome, Revision, StoreId, Timestamp, TxnId,
+    Incarnation, Key, KeyMeta, Opening, Outcome, Revision, Seal, StoreId, Timestamp, TxnId,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,6 +21,9 @@ pub(crate) struct Label {
     pub(crate) format: u32,
     pub(crate) store: StoreId,
     pub(crate) incarnation: Incarnation,
+    /// Why nobody writes to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
 }
 
 /// Only the format, so that a label of a later format can be refused by its number.

@@ -23,6 +23,7 @@ mod engine;
 mod floor;
 mod format;
 mod index;
+mod seal;
 mod shared;
 mod store;
 mod transfer;
@@ -33,7 +34,7 @@ pub use redb::{BackendError, StorageBackend};
 
 pub use self::config::{Config, Writer};
 pub use self::store::EmbeddedStore;
-pub use self::transfer::{Summary, export, import};
+pub use self::transfer::import;
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, RwLockReadGuard};
 use async_trait::async_trait;
 use cpl_core::store::{
     Clock, Commit, Cursor, Entry, Error, IdGen, Identity, Incarnation, Key, Kind, Limits,
-    ListRequest, Opening, Outcome, Page, Range, Read, Revision, Store, StoreId, Txn, TxnId,
-    WatchStream,
+    ListRequest, Opening, Outcome, Page, Range, Read, Revision, Seal, SealId, Store, StoreId, Txn,
+    TxnId, WatchStream,
 };
 use redb::{ReadableDatabase as _, StorageBackend};
 use tokio::sync::oneshot;
@@ -50,11 +50,36 @@ impl EmbeddedStore {
     /// # Errors
     /// [`Kind::Invalid`] when `path` exists or cannot be made.
     pub fn create(path: impl AsRef<Path>, ids: &dyn IdGen) -> Result<StoreId, Error> {
-        let draft = Draft::new(path.as_ref(), ids.fresh())?;
         let label = fresh_label(ids);
-        draft.disk.initialise(&label, &Mark::EMPTY)?;
-        draft.publish()?;
+        make(path.as_ref(), &label, ids)?;
         Ok(label.store)
+    }
+
+    /// Makes the file of a store that is another's next life, and opens it to be filled: until it is unsealed
+    /// nobody else opens it.
+    ///
+    /// # Errors
+    /// Those of [`EmbeddedStore::create`].
+    pub fn open_new(
+        path: impl AsRef<Path>,
+        identity: Identity,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let label = Label {
+            format: FORMAT,
+            store: identity.store,
+            incarnation: identity.incarnation,
+            seal: Some(Seal::Filling(SealId::fresh(ids))),
+        };
+        make(path, &label, ids)?;
+        let engine = recover(Disk::open(path)?, config, clock, ids)?;
+        if !engine.is(&label) {
+            return Err(Error::not_complete(&path.display().to_string()));
+        }
+        Self::start(engine)
     }
 
     /// Opens a file that [`EmbeddedStore::create`], `import` or `backup` made; never makes one.
@@ -70,7 +95,11 @@ impl EmbeddedStore {
         clock: Arc<dyn Clock>,
         ids: &dyn IdGen,
     ) -> Result<Self, Error> {
-        Self::start(Disk::open(path.as_ref())?, config, clock, ids)
+        let engine = recover(Disk::open(path.as_ref())?, config, clock, ids)?;
+        if engine.is_filling() {
+            return Err(Error::not_complete(&path.as_ref().display().to_string()));
+        }
+        Self::start(engine)
     }
 
     /// Opens the file, or creates it when nothing is at `path`.
@@ -102,18 +131,12 @@ impl EmbeddedStore {
         if disk.is_blank()? {
             disk.initialise(&fresh_label(ids), &Mark::EMPTY)?;
         }
-        Self::start(disk, config, clock, ids)
+        Self::start(recover(disk, config, clock, ids)?)
     }
 
-    fn start(
-        disk: Disk,
-        config: Config,
-        clock: Arc<dyn Clock>,
-        ids: &dyn IdGen,
-    ) -> Result<Self, Error> {
-        let engine = recover(disk, config, clock, ids)?;
+    fn start(engine: Engine) -> Result<Self, Error> {
         let shared = Arc::clone(&engine.shared);
-        let submit: Box<dyn Submit> = match config.writer {
+        let submit: Box<dyn Submit> = match engine.config.writer {
             Writer::Thread => Box::new(Queue::start(engine)?),
             Writer::Inline => Box::new(Inline(Mutex::new(Some(engine)))),
         };
@@ -192,7 +215,14 @@ fn fresh_label(ids: &dyn IdGen) -> Label {
         format: FORMAT,
         store: StoreId::fresh(ids),
         incarnation: Incarnation(1),
+        seal: None,
     }
+}
+
+fn make(path: &Path, label: &Label, ids: &dyn IdGen) -> Result<(), Error> {
+    let draft = Draft::new(path, ids.fresh())?;
+    draft.disk.initialise(label, &Mark::EMPTY)?;
+    draft.publish()
 }
 
 /// Puts together what the file holds, and notes the opening.
@@ -203,6 +233,7 @@ fn recover(
     ids: &dyn IdGen,
 ) -> Result<Engine, Error> {
     let Replayed {
+        label,
         mut index,
         mark,
         records,
@@ -214,7 +245,7 @@ fn recover(
     let openings = disk.note_opening(index.openings().to_vec(), note)?;
     index.opened(openings);
     let shared = Arc::new(Shared::new(index, disk.reader()));
-    let mut engine = Engine::new(disk, shared, clock, config, mark);
+    let mut engine = Engine::new(disk, shared, clock, config, (label, mark));
     engine.take_over(records);
     Ok(engine)
 }
@@ -273,6 +304,16 @@ impl Store for EmbeddedStore {
     async fn compact(&self, through: Revision) -> Result<(), Error> {
         let done = self.submit.compact(through)?;
         done.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        let done = self.submit.seal(Some(seal))?;
+        done.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        let done = self.submit.seal(None)?;
+        done.await.unwrap_or_else(|_| Err(gone())).map(drop)
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cpl_core::store::conformance::{self, Runtime, Settling};
 use cpl_core::store::{
-    Class, Clock, Commit, EndReason, Error, Faults, FaultyStore, Incarnation, Key, Kind,
-    ListRequest, MemoryStore, Monotonic, Outcome, Range, Revision, Store, StoreId, Timestamp, Txn,
-    TxnId, WatchItem,
+    Class, Clock, Commit, EndReason, Error, Faults, FaultyStore, Identity, Incarnation, Key, Kind,
+    ListRequest, MemoryStore, Monotonic, Outcome, Range, Revision, SealId, Store, StoreId, Summary,
+    Timestamp, Txn, TxnId, WatchItem, export,
 };
 use cpl_host::Host;
 use futures::StreamExt as _;
@@ -348,6 +348,7 @@ fn a_file_of_another_format_is_refused_by_its_number() {
         format: 3,
         store: StoreId(1),
         incarnation: Incarnation(1),
+        seal: None,
     };
     draft.disk.initialise(&label, &format::Mark::EMPTY).unwrap();
     draft.publish().unwrap();
@@ -445,6 +446,57 @@ async fn a_backup_is_the_store_as_it_was() {
     let compacted = Revision(5);
     assert_eq!(kind(start).await, Kind::Compacted { compacted });
     assert!(store.backup(&path, &*ids).await.is_err(), "the file exists");
+}
+
+#[tokio::test]
+async fn a_file_that_is_filled_or_sealed_is_so_when_it_is_opened_again() {
+    let (_dir, path) = place();
+    let host = Host::new();
+    let identity = Identity {
+        store: StoreId(7),
+        incarnation: Incarnation(5),
+    };
+    let new = |path: &Path| {
+        let clock = Arc::clone(&host.clock);
+        EmbeddedStore::open_new(path, identity, Config::default(), clock, &*host.ids)
+    };
+    let sealed = async |store: &EmbeddedStore| {
+        let txn = Txn::new().put(key("a"), "2");
+        let refused = store.commit(txn).await.unwrap_err();
+        assert!(refused.to_string().contains("it is sealed"), "{refused}");
+        assert!(
+            store
+                .refusal()
+                .unwrap()
+                .to_string()
+                .contains("it is sealed")
+        );
+    };
+    let making = new(&path).unwrap();
+    put(&making, "a", "1").await;
+    assert!(making.seal(SealId(1)).await.is_err());
+    drop(making);
+    let unfinished = refused(&path).to_string();
+    assert!(unfinished.contains("it is not complete"), "{unfinished}");
+    std::fs::remove_file(&path).unwrap();
+
+    let making = new(&path).unwrap();
+    put(&making, "a", "1").await;
+    making.unseal().await.unwrap();
+    drop(making);
+    assert!(new(&path).is_err(), "the file exists");
+    let store = open(&path);
+    assert_eq!(store.identity(), identity);
+    put(&store, "b", "1").await;
+    store.seal(SealId(1)).await.unwrap();
+    sealed(&store).await;
+    drop(store);
+    let store = open(&path);
+    sealed(&store).await;
+    assert!(store.seal(SealId(2)).await.is_err());
+    store.unseal().await.unwrap();
+    put(&store, "a", "2").await;
+    assert!(store.refusal().is_none());
 }
 
 /// Runs the suite on the store alone, or behind faults with a client that settles what is unknown.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cpl_core::store::{Clock, Error, Kind, Monotonic, Revision};
+use cpl_core::store::{Clock, Cursor, Error, Kind, Monotonic, Revision, SealId};
 use tokio::sync::oneshot;
 
 use crate::engine::{Answer, Engine, Request};
@@ -40,6 +40,8 @@ pub(crate) type Pending<T> = oneshot::Receiver<Result<T, Error>>;
 pub(crate) trait Submit: Send + Sync + Debug {
     fn write(&self, request: Request) -> Result<Pending<Answer>, Error>;
     fn compact(&self, through: Revision) -> Result<Pending<()>, Error>;
+    /// Seals the store, or takes its seal off.
+    fn seal(&self, seal: Option<SealId>) -> Result<Pending<Cursor>, Error>;
     /// Takes no more, finishes what was taken, gives the file back, then says that it is closed.
     fn stop(&self);
 }
@@ -47,13 +49,14 @@ pub(crate) trait Submit: Send + Sync + Debug {
 enum Job {
     Write(Request, oneshot::Sender<Result<Answer, Error>>),
     Compact(Revision, oneshot::Sender<Result<(), Error>>),
+    Seal(Option<SealId>, oneshot::Sender<Result<Cursor, Error>>),
 }
 
 impl Job {
     fn bytes(&self) -> usize {
         match self {
             Self::Write(Request::Commit(txn), _) => txn.bytes(),
-            Self::Write(Request::Outcome(_), _) | Self::Compact(..) => 0,
+            Self::Write(Request::Outcome(_), _) | Self::Compact(..) | Self::Seal(..) => 0,
         }
     }
 }
@@ -122,6 +125,12 @@ impl Submit for Queue {
         Ok(pending)
     }
 
+    fn seal(&self, seal: Option<SealId>) -> Result<Pending<Cursor>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.push(Job::Seal(seal, answer))?;
+        Ok(pending)
+    }
+
     fn stop(&self) {
         self.jobs().take();
     }
@@ -181,7 +190,7 @@ fn wait(engine: &mut Engine, jobs: &Receiver<Job>) -> Result<Job, TryRecvError> 
     jobs.recv().map_err(|_| TryRecvError::Disconnected)
 }
 
-/// Serves a job and what has queued behind it: writes together, a compaction on its own.
+/// Serves a job and what has queued behind it: writes together, everything else on its own.
 fn serve(
     engine: &mut Engine,
     first: Job,
@@ -192,7 +201,7 @@ fn serve(
     let mut gathering = Gathering::start(&*clock, *answered);
     // Shared by what asks and what answers, which take turns.
     let waiting = RefCell::new(VecDeque::new());
-    let mut compaction = None;
+    let mut alone = None;
     let mut bytes = 0;
     let mut count = 0;
     let mut first = Some(first);
@@ -209,19 +218,28 @@ fn serve(
                 count += 1;
                 Some(request)
             },
-            Job::Compact(through, answer) => {
-                compaction = Some((through, answer));
+            job @ (Job::Compact(..) | Job::Seal(..)) => {
+                alone = Some(job);
                 None
             },
         }
     })
     .fuse();
     engine.commit(requests, |result| answer_next(&waiting, result));
-    if let Some((through, answer)) = compaction {
-        // Whoever asked may have stopped waiting; the compaction stands.
-        let _ = answer.send(engine.compact(through));
+    // Whoever asked may have stopped waiting; what was done stands.
+    match alone {
+        Some(Job::Compact(through, answer)) => drop(answer.send(engine.compact(through))),
+        Some(Job::Seal(seal, answer)) => drop(answer.send(change_seal(engine, seal))),
+        Some(Job::Write(..)) | None => {},
     }
     *answered = (count, clock.monotonic());
+}
+
+fn change_seal(engine: &mut Engine, seal: Option<SealId>) -> Result<Cursor, Error> {
+    match seal {
+        Some(seal) => engine.seal(seal),
+        None => engine.unseal(),
+    }
 }
 
 type Waiting = RefCell<VecDeque<oneshot::Sender<Result<Answer, Error>>>>;
@@ -326,6 +344,12 @@ impl Submit for Inline {
             let _ = answer.send(engine.compact(through));
             maintain(engine);
         })?;
+        Ok(pending)
+    }
+
+    fn seal(&self, seal: Option<SealId>) -> Result<Pending<Cursor>, Error> {
+        let (answer, pending) = oneshot::channel();
+        self.with(|engine| drop(answer.send(change_seal(engine, seal))))?;
         Ok(pending)
     }
 

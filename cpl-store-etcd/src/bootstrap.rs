@@ -1,6 +1,8 @@
 //! The label of a store, and a server that is new enough.
 
-use cpl_core::store::{Error, IdGen, Identity, Incarnation, Kind, Range, Revision, StoreId};
+use cpl_core::store::{
+    Error, IdGen, Identity, Incarnation, Kind, OpenMode, Range, Revision, Seal, SealId, StoreId,
+};
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +19,35 @@ const OPEN: &str = "open a store on etcd";
 
 /// What says which store this is, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Label {
+pub(crate) struct Label {
     format: u32,
     store: StoreId,
     incarnation: Incarnation,
     /// The cluster in which this life began. One that is restored from a snapshot has another id, and may lack
     /// acknowledged revisions.
     cluster: String,
+    /// Why nobody writes to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
+}
+
+impl Label {
+    /// The same with another seal.
+    pub(crate) fn with(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
+    }
+
+    pub(crate) const fn identity(&self) -> Identity {
+        Identity {
+            store: self.store,
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// Whether its life began in this cluster.
+    pub(crate) fn is_of(&self, cluster: u64) -> bool {
+        self.cluster == format!("{cluster:016x}")
+    }
 }
 
 /// What is there once the label is.
@@ -33,28 +57,40 @@ pub(crate) struct Opened {
     pub(crate) cluster: u64,
     /// The revision of the label, which every write compares: who opened another life of the store cannot write.
     pub(crate) label: i64,
+    pub(crate) seal: Option<Seal>,
     /// A revision at which this process has written something that its watch will see.
     pub(crate) head: Revision,
 }
 
-pub(crate) async fn bootstrap(link: &Link, keys: &Keys, ids: &dyn IdGen) -> Result<Opened, Error> {
+pub(crate) async fn bootstrap(
+    link: &Link,
+    keys: &Keys,
+    mode: OpenMode,
+    ids: &dyn IdGen,
+) -> Result<Opened, Error> {
     check_version(link).await?;
+    let own = Seal::Filling(SealId::fresh(ids));
+    let mut made = false;
     for _ in 0..ATTEMPTS {
         let found = read(link, keys).await?;
         let (cluster, revision) = at(&found)?;
         let Some(kv) = found.kvs().first() else {
+            let (identity, seal) = to_make(mode, own, keys, ids)?;
             nobody_else(link, keys).await?;
             let label = Label {
                 format: FORMAT,
-                store: StoreId(ids.fresh()),
-                incarnation: Incarnation(1),
+                store: identity.store,
+                incarnation: identity.incarnation,
                 cluster: format!("{cluster:016x}"),
+                seal,
             };
             write(link, keys, 0, &label).await?;
+            made = true;
             continue;
         };
         let label = parse(kv.value())?;
-        if label.cluster != format!("{cluster:016x}") {
+        check_mode(mode, &label, own, made, keys)?;
+        if !label.is_of(cluster) {
             let next = Label {
                 incarnation: Incarnation(label.incarnation.0 + 1),
                 cluster: format!("{cluster:016x}"),
@@ -69,19 +105,67 @@ pub(crate) async fn bootstrap(link: &Link, keys: &Keys, ids: &dyn IdGen) -> Resu
         }
         let head = pulse(link, keys).await?.max(revision);
         return Ok(Opened {
-            identity: Identity {
-                store: label.store,
-                incarnation: label.incarnation,
-            },
+            identity: label.identity(),
             cluster,
             label: kv.mod_revision(),
+            seal: label.seal,
             head: Revision(head.cast_unsigned()),
         });
     }
-    Err(Error::new(
-        Kind::Overloaded,
-        "open a store on etcd: others change its label all the time",
-    ))
+    Err(others_change())
+}
+
+/// Others were quicker each time.
+pub(crate) fn others_change() -> Error {
+    let context = "change the label of a store on etcd: others change it all the time";
+    Error::new(Kind::Overloaded, context)
+}
+
+/// The identity of a store that is to be made, and its seal.
+fn to_make(
+    mode: OpenMode,
+    own: Seal,
+    keys: &Keys,
+    ids: &dyn IdGen,
+) -> Result<(Identity, Option<Seal>), Error> {
+    match mode {
+        OpenMode::Existing => {
+            let message = format!("open a store on etcd: there is none under {}", keys.shown());
+            Err(Error::new(Kind::Invalid, message))
+        },
+        OpenMode::ExistingOrNew => {
+            let identity = Identity {
+                store: StoreId(ids.fresh()),
+                incarnation: Incarnation(1),
+            };
+            Ok((identity, None))
+        },
+        OpenMode::New(identity) => Ok((identity, Some(own))),
+    }
+}
+
+/// Refuses a store that is there and should not, or that is not complete.
+fn check_mode(
+    mode: OpenMode,
+    label: &Label,
+    own: Seal,
+    made: bool,
+    keys: &Keys,
+) -> Result<(), Error> {
+    if made && label.seal == Some(own) {
+        return Ok(());
+    }
+    match (mode, label.seal) {
+        (_, Some(Seal::Filling(_))) => Err(Error::not_complete(keys.shown())),
+        (OpenMode::New(_), _) => {
+            let message = format!(
+                "make a store on etcd: there is one under {} already",
+                keys.shown()
+            );
+            Err(Error::new(Kind::Invalid, message))
+        },
+        (OpenMode::Existing | OpenMode::ExistingOrNew, _) => Ok(()),
+    }
 }
 
 /// What is under the prefix of a store that is not there yet would become its content.
@@ -138,7 +222,12 @@ pub(crate) async fn pulse(link: &Link, keys: &Keys) -> Result<i64, Error> {
 }
 
 /// Writes the label if it is still the one of this revision; when it is not, the next reading says what it is.
-async fn write(link: &Link, keys: &Keys, revision: i64, label: &Label) -> Result<(), Error> {
+pub(crate) async fn write(
+    link: &Link,
+    keys: &Keys,
+    revision: i64,
+    label: &Label,
+) -> Result<(), Error> {
     let json = serde_json::to_vec(label)
         .map_err(|error| Error::new(Kind::Invalid, OPEN).with_source(error))?;
     let key = keys.label();
@@ -159,7 +248,7 @@ async fn write(link: &Link, keys: &Keys, revision: i64, label: &Label) -> Result
     Ok(())
 }
 
-fn parse(json: &[u8]) -> Result<Label, Error> {
+pub(crate) fn parse(json: &[u8]) -> Result<Label, Error> {
     let label: Label = serde_json::from_slice(json).map_err(|error| {
         Error::new(
             Kind::Invalid,

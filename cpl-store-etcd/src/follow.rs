@@ -18,6 +18,7 @@ use crate::bootstrap::{pulse, read};
 use crate::error::translate;
 use crate::keys::{Keys, Name};
 use crate::link::{ANSWER_BYTES, Link};
+use crate::seal::Known;
 
 const WATCH: &str = "watch etcd";
 /// How long nothing may come from the watch before the cluster is asked.
@@ -42,8 +43,7 @@ pub(crate) struct Life {
     pub(crate) keys: Keys,
     pub(crate) tail: Arc<Tail>,
     pub(crate) cluster: u64,
-    /// The revision of the label.
-    pub(crate) label: i64,
+    pub(crate) label: Known,
     /// The newest revision that somebody was told of, and may wait for.
     pub(crate) wanted: AtomicU64,
     pub(crate) news: Notify,
@@ -375,11 +375,9 @@ impl Follower {
             .map(|header| (header.cluster_id(), header.revision()));
         let (cluster, now) = header.unwrap_or_default();
         life.check_cluster(cluster)?;
-        let label = answer.kvs().first().map_or(0, KeyValue::mod_revision);
-        if label != life.label || revision(now) < life.tail.head() {
-            return Err(
-                life.over("the store was opened in another life, or its cluster was restored")
-            );
+        life.look(answer.kvs().first())?;
+        if revision(now) < life.tail.head() {
+            return Err(life.over("the cluster was restored"));
         }
         if revision(now) > life.tail.head() {
             self.pulse().await?;

@@ -42,6 +42,11 @@ impl Keys {
         }
     }
 
+    /// The prefix, for messages.
+    pub(crate) fn shown(&self) -> &str {
+        &self.prefix
+    }
+
     /// What is watched: users' keys, the label and the pulse, but no outcomes. Its first key and the first one after
     /// it.
     pub(crate) fn watched(&self) -> (Vec<u8>, Vec<u8>) {

@@ -10,6 +10,7 @@
 //! link.rs    one request: its deadline, a fresh token when the old one ran out
 //! forget.rs  outcomes that are old enough
 //! bootstrap.rs  the label of a store, and a server that is new enough
+//! seal.rs    the end of all writing
 //! keys.rs    where things are   config.rs  the URL   error.rs  errors as kinds
 //! ```
 
@@ -20,6 +21,7 @@ mod follow;
 mod forget;
 mod keys;
 mod link;
+mod seal;
 mod store;
 
 pub use self::config::{ConfigError, EtcdConfig};

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use cpl_core::store::{
     Clock, Commit, Cursor, EndReason, Entry, Error, Expect, IdGen, Key, KeyMeta, Kind, Limits,
-    ListRequest, Op, Outcome, Page, PageToken, Range, Read, Revision, Spawner, Store, Tail, Task,
-    Txn, TxnId, WatchStream, limits,
+    ListRequest, Op, OpenMode, Outcome, Page, PageToken, Range, Read, Revision, SealId, Spawner,
+    Store, Tail, Task, Txn, TxnId, WatchStream, limits,
 };
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, GetResponse, KeyValue, ResponseHeader, Txn as EtcdTxn,
@@ -23,6 +23,7 @@ use crate::follow::{Follower, Life, entry, meta, number, revision};
 use crate::forget;
 use crate::keys::{Keys, Name};
 use crate::link::{ANSWER_BYTES, Failed, Link};
+use crate::seal::{Known, Standing};
 
 /// Entries of the first request of a page: of the largest values they still fit into an answer.
 const FIRST: usize = 32;
@@ -39,7 +40,8 @@ const SETTLE: &str = "settle a transaction";
 /// ends its watch.
 pub struct EtcdStore {
     pub(crate) life: Arc<Life>,
-    refusal: Mutex<Option<Kind>>,
+    /// Why the last commit was refused, for health checks.
+    refusal: Mutex<Option<(Kind, String)>>,
     _tasks: [Task; 2],
 }
 
@@ -70,19 +72,33 @@ impl EtcdStore {
         ids: &dyn IdGen,
         spawner: &dyn Spawner,
     ) -> Result<Self, Error> {
+        Self::open_as(OpenMode::ExistingOrNew, config, clock, ids, spawner).await
+    }
+
+    /// Opens the store of a prefix, or makes it.
+    ///
+    /// # Errors
+    /// Those of [`EtcdStore::open`]; [`Kind::Invalid`] when what is there is not what the mode expects.
+    pub async fn open_as(
+        mode: OpenMode,
+        config: &EtcdConfig,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+        spawner: &dyn Spawner,
+    ) -> Result<Self, Error> {
         let client = Client::connect(&config.endpoints, Some(config.options.clone()))
             .await
             .map_err(|error| translate("connect to etcd", error))?;
         let link = Link::new(client, Arc::clone(&clock));
         let keys = Keys::new(&config.prefix);
-        let opened = bootstrap(&link, &keys, ids).await?;
+        let opened = bootstrap(&link, &keys, mode, ids).await?;
         let tail = Arc::new(Tail::new(opened.identity, opened.head, Revision(0), clock));
         let life = Arc::new(Life {
             link,
             keys,
             tail,
             cluster: opened.cluster,
-            label: opened.label,
+            label: Known::new(opened.label, opened.seal),
             wanted: AtomicU64::new(0),
             news: Notify::new(),
         });
@@ -130,8 +146,8 @@ impl EtcdStore {
     }
 
     fn note(&self, refused: Option<&Error>) {
-        let kind = refused.map(|error| error.kind().clone());
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = kind;
+        let refused = refused.map(|error| (error.kind().clone(), error.context().to_owned()));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 }
 
@@ -142,8 +158,9 @@ impl Store for EtcdStore {
     }
 
     fn refusal(&self) -> Option<Error> {
-        let kind = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        kind.clone().map(|kind| Error::new(kind, COMMIT))
+        let refused = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, context) = refused.clone()?;
+        Some(Error::new(kind, context))
     }
 
     async fn head(&self) -> Result<Cursor, Error> {
@@ -190,8 +207,10 @@ impl Store for EtcdStore {
         });
         match committed.await {
             Ok(answer) => {
-                self.note(None);
-                self.decode(&txn, &answer)
+                let answer = self.decode(&txn, &answer);
+                let sealed = |error: &&Error| *error.kind() == Kind::ReadOnly;
+                self.note(answer.as_ref().err().filter(sealed));
+                answer
             },
             Err(Failed { error, .. }) => {
                 self.note(Some(&error));
@@ -219,7 +238,8 @@ impl Store for EtcdStore {
 
     async fn outcome(&self, id: TxnId) -> Result<Outcome, Error> {
         let key = self.life.keys.outcome(id);
-        let label = self.label();
+        // Nothing is changed by it, so it goes on in a sealed store.
+        let label = self.compare_label(self.life.label.seen());
         let settled = self.life.link.call(SETTLE, |client| {
             let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
             let txn = EtcdTxn::new()
@@ -234,11 +254,13 @@ impl Store for EtcdStore {
             return Ok(Outcome::Void);
         }
         let found = gets(&answer);
-        self.check_label(found.last())?;
+        self.standing(found.last())?;
         let recorded = found.first().and_then(|got| got.kvs().first());
-        recorded
-            .map(outcome)
-            .ok_or_else(|| Error::new(Kind::Corrupt, SETTLE))
+        match recorded {
+            Some(recorded) => Ok(outcome(recorded)),
+            // The label has changed, which the next attempt knows.
+            None => Err(Error::new(Kind::Overloaded, SETTLE)),
+        }
     }
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {
@@ -255,6 +277,14 @@ impl Store for EtcdStore {
             Err(failed) if failed.reason == Reason::Compacted => Ok(()),
             Err(failed) => Err(self.out_of_range(failed).await),
         }
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        self.life.seal(seal).await
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        self.life.unseal().await
     }
 }
 
@@ -276,25 +306,22 @@ fn outcome(kv: &KeyValue) -> Outcome {
 }
 
 impl EtcdStore {
-    /// What every write compares: that this is still the same life of the store.
+    /// What every write compares: that this is still the same life of the store, and that it is not sealed.
     fn label(&self) -> Compare {
-        Compare::mod_revision(self.life.keys.label(), CompareOp::Equal, self.life.label)
+        self.compare_label(self.life.label.expected())
+    }
+
+    fn compare_label(&self, revision: i64) -> Compare {
+        Compare::mod_revision(self.life.keys.label(), CompareOp::Equal, revision)
     }
 
     fn get_label(&self) -> TxnOp {
         TxnOp::get(self.life.keys.label(), None)
     }
 
-    fn check_label(&self, found: Option<&GetResponse>) -> Result<(), Error> {
-        let label = found
-            .and_then(|got| got.kvs().first())
-            .map_or(0, KeyValue::mod_revision);
-        if label == self.life.label {
-            return Ok(());
-        }
-        Err(self
-            .life
-            .over("write: the store was opened in another life"))
+    /// What the label says of a write that was refused, for whatever reason.
+    fn standing(&self, found: Option<&GetResponse>) -> Result<Standing, Error> {
+        self.life.look(found.and_then(|got| got.kvs().first()))
     }
 
     /// One flat transaction: all compares of the caller, that its id is not known, and that this is the same life. When
@@ -351,12 +378,15 @@ impl EtcdStore {
             });
         }
         let found = gets(answer);
-        self.check_label(found.last())?;
+        let standing = self.standing(found.last())?;
         let recorded = txn
             .id
             .and_then(|_| found.get(txn.compares.len())?.kvs().first());
         if let Some(recorded) = recorded {
             return self.replay(txn, recorded);
+        }
+        if standing != Standing::Same {
+            return Err(standing.refusal(COMMIT));
         }
         let there = found.iter().map(|got| got.kvs().first().map(meta));
         let failed: Vec<(Key, Option<KeyMeta>)> = txn

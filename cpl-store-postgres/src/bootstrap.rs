@@ -1,6 +1,8 @@
 //! The schema, made or brought up to date, and a server that keeps what it acknowledged.
 
-use cpl_core::store::{Clock, Error, IdGen, Identity, Incarnation, Kind, Revision, StoreId};
+use cpl_core::store::{
+    Clock, Error, IdGen, Identity, Incarnation, Kind, OpenMode, Revision, SealId, StoreId,
+};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
@@ -15,9 +17,14 @@ const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001.sql"),
     include_str!("../migrations/0002.sql"),
+    include_str!("../migrations/0003.sql"),
 ];
 /// Oldest server that is known to work, as `server_version_num`.
 const OLDEST: i32 = 130_000;
+
+/// What a seal in the table begins with: of a store that is not complete, and of one that was moved.
+const FILLING: &str = "filling:";
+pub(crate) const MOVED: &str = "moved:";
 
 /// What is there once the schema is.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +37,7 @@ pub(crate) struct Opened {
 /// Checks the server and makes the schema when it is not there. All of it is one transaction under a lock of its
 /// own, so that of two processes that come at once the second finds it done.
 pub(crate) async fn bootstrap(
+    mode: OpenMode,
     config: &PostgresConfig,
     clock: &dyn Clock,
     ids: &dyn IdGen,
@@ -39,7 +47,7 @@ pub(crate) async fn bootstrap(
         let mut connection = connect(&config.options).await.map_err(failed)?;
         check_server(&mut connection).await?;
         let mut transaction = connection.begin().await.map_err(failed)?;
-        let opened = migrate(&mut transaction, &config.schema, ids).await?;
+        let opened = migrate(&mut transaction, mode, &config.schema, ids).await?;
         // When the answer to this is lost the next opening finds what is there.
         transaction.commit().await.map_err(failed)?;
         Ok(opened)
@@ -83,6 +91,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {
 
 async fn migrate(
     connection: &mut PgConnection,
+    mode: OpenMode,
     schema: &str,
     ids: &dyn IdGen,
 ) -> Result<Opened, Error> {
@@ -101,6 +110,7 @@ async fn migrate(
         );
         return Err(refuse(Kind::Invalid, message));
     }
+    check_mode(mode, found, schema)?;
     if found.is_none() {
         // The name was checked when the configuration was read.
         let create = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
@@ -119,7 +129,7 @@ async fn migrate(
             .map_err(failed)?;
     }
     if found.is_none() {
-        label(connection, known, ids).await?;
+        label(connection, known, mode, ids).await?;
     } else if has < known {
         sqlx::query("UPDATE meta SET format = $1")
             .bind(known)
@@ -127,19 +137,66 @@ async fn migrate(
             .await
             .map_err(failed)?;
     }
+    if found.is_some() {
+        refuse_filling(connection, schema).await?;
+    }
     read(connection).await
 }
 
-/// Gives a new store its id. Its first life begins when it is read.
-async fn label(connection: &mut PgConnection, format: i32, ids: &dyn IdGen) -> Result<(), Error> {
+fn check_mode(mode: OpenMode, found: Option<i32>, schema: &str) -> Result<(), Error> {
+    let message = match (mode, found) {
+        (OpenMode::Existing, None) => {
+            format!("open a store on PostgreSQL: there is none in schema {schema}")
+        },
+        (OpenMode::New(_), Some(_)) => {
+            format!("make a store on PostgreSQL: there is one in schema {schema} already")
+        },
+        (OpenMode::Existing, Some(_)) | (OpenMode::ExistingOrNew, _) | (OpenMode::New(_), None) => {
+            return Ok(());
+        },
+    };
+    Err(refuse(Kind::Invalid, message))
+}
+
+/// Nobody opens what is not complete.
+async fn refuse_filling(connection: &mut PgConnection, schema: &str) -> Result<(), Error> {
+    let failed = |error| translate("read the seal of a store", Sent::No, error);
+    let seal: Option<String> = sqlx::query_scalar("SELECT seal FROM meta")
+        .fetch_one(connection)
+        .await
+        .map_err(failed)?;
+    match seal {
+        Some(seal) if seal.starts_with(FILLING) => {
+            Err(Error::not_complete(&format!("in schema {schema}")))
+        },
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Gives a new store its identity. A life begins when it is read, which is one more than what is written here.
+async fn label(
+    connection: &mut PgConnection,
+    format: i32,
+    mode: OpenMode,
+    ids: &dyn IdGen,
+) -> Result<(), Error> {
     let failed = |error| translate("make a store", Sent::No, error);
-    let store = ids.fresh().to_be_bytes();
+    let (store, before, seal) = match mode {
+        OpenMode::New(identity) => (
+            identity.store.0,
+            identity.incarnation.0.saturating_sub(1),
+            Some(format!("{FILLING}{}", SealId::fresh(ids))),
+        ),
+        OpenMode::Existing | OpenMode::ExistingOrNew => (ids.fresh(), 0, None),
+    };
     sqlx::query(
-        "INSERT INTO meta (format, store, incarnation, head, compacted, system, timeline) \
-         VALUES ($1, $2, 0, 0, 0, 0, '')",
+        "INSERT INTO meta (format, store, incarnation, head, compacted, system, timeline, seal) \
+         VALUES ($1, $2, $3, 0, 0, 0, '', $4)",
     )
     .bind(format)
-    .bind(&store[..])
+    .bind(&store.to_be_bytes()[..])
+    .bind(before.cast_signed())
+    .bind(seal)
     .execute(&mut *connection)
     .await
     .map_err(failed)?;

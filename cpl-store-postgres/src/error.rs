@@ -2,6 +2,9 @@
 
 use cpl_core::store::{Error, Kind};
 
+/// What the schema itself says to a write to a sealed store.
+const SEALED: &str = "CPL01";
+
 /// Whether the request may have reached the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -12,6 +15,12 @@ pub(crate) enum Sent {
 /// The kind of an error. Only codes that PostgreSQL gives before anything is committed say that nothing happened
 /// (appendix A of its manual); what is not listed is unknown.
 pub(crate) fn translate(context: &'static str, sent: Sent, error: sqlx::Error) -> Error {
+    if error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some(SEALED))
+    {
+        return Error::sealed().with_source(error);
+    }
     let kind = match &error {
         sqlx::Error::Database(database) => of_code(database.code().as_deref(), sent),
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => match sent {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cpl_core::store::{
-    Clock, Commit, Cursor, Entry, Error, IdGen, Key, Kind, Limits, ListRequest, Outcome, Page,
-    PageToken, Range, Read, Revision, Spawner, Store, Tail, Task, Txn, TxnId, WatchStream, limits,
+    Clock, Commit, Cursor, Entry, Error, IdGen, Key, Kind, Limits, ListRequest, OpenMode, Outcome,
+    Page, PageToken, Range, Read, Revision, SealId, Spawner, Store, Tail, Task, Txn, TxnId,
+    WatchStream, limits,
 };
 use sqlx::FromRow;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::bootstrap::bootstrap;
+use crate::bootstrap::{MOVED, bootstrap};
 use crate::config::PostgresConfig;
 use crate::follow::{Follower, History};
 use crate::link::{Connector, Link, Readers};
@@ -66,7 +67,21 @@ impl PostgresStore {
         ids: &dyn IdGen,
         spawner: &dyn Spawner,
     ) -> Result<Self, Error> {
-        let opened = bootstrap(config, &*clock, ids).await?;
+        Self::open_as(OpenMode::ExistingOrNew, config, clock, ids, spawner).await
+    }
+
+    /// Opens the store of a schema, or makes it.
+    ///
+    /// # Errors
+    /// Those of [`PostgresStore::open`]; [`Kind::Invalid`] when what is there is not what the mode expects.
+    pub async fn open_as(
+        mode: OpenMode,
+        config: &PostgresConfig,
+        clock: Arc<dyn Clock>,
+        ids: &dyn IdGen,
+        spawner: &dyn Spawner,
+    ) -> Result<Self, Error> {
+        let opened = bootstrap(mode, config, &*clock, ids).await?;
         let connector = Arc::new(Connector {
             options: config.options.clone(),
             incarnation: opened.identity.incarnation,
@@ -148,8 +163,7 @@ impl Store for PostgresStore {
     }
 
     fn refusal(&self) -> Option<Error> {
-        let kind = self.refusal.get()?;
-        Some(Error::new(kind, "commit a transaction"))
+        self.refusal.get()
     }
 
     async fn head(&self) -> Result<Cursor, Error> {
@@ -302,6 +316,38 @@ impl Store for PostgresStore {
             }
             before = swept;
         }
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        let context = "seal the store";
+        let sealed = self.readers.run(context, |connection| {
+            let life = self.tail.identity().incarnation.0.cast_signed();
+            // The lock of the row puts this before or after every commit.
+            let update = sqlx::query_scalar(
+                "UPDATE meta SET seal = $1 WHERE incarnation = $2 AND coalesce(seal, $1) = $1 RETURNING head",
+            );
+            let update = update.bind(format!("{MOVED}{seal}")).bind(life);
+            Box::pin(update.fetch_optional(connection))
+        });
+        let sealed: Option<i64> = sealed.await?;
+        let Some(head) = sealed else {
+            // Another life, or another seal.
+            self.newest().await?;
+            return Err(Error::sealed_by_another());
+        };
+        self.news.notify_one();
+        Ok(self.tail.cursor(rows::revision(head)))
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        let unsealed = self.readers.run("unseal the store", |connection| {
+            let life = self.tail.identity().incarnation.0.cast_signed();
+            let update =
+                sqlx::query("UPDATE meta SET seal = NULL WHERE incarnation = $1").bind(life);
+            Box::pin(update.execute(connection))
+        });
+        unsealed.await?;
+        self.newest().await.map(drop)
     }
 }
 

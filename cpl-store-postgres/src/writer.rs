@@ -25,18 +25,18 @@ pub(crate) struct Queued {
 
 /// Why the last call was refused, for health checks.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal(Mutex<Option<Kind>>);
+pub(crate) struct Refusal(Mutex<Option<(Kind, String)>>);
 
 impl Refusal {
-    pub(crate) fn get(&self) -> Option<Kind> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub(crate) fn get(&self) -> Option<Error> {
+        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, context) = refused.clone()?;
+        Some(Error::new(kind, context))
     }
 
-    fn set(&self, kind: Option<Kind>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = kind;
+    fn set(&self, error: Option<&Error>) {
+        let refused = error.map(|error| (error.kind().clone(), error.context().to_owned()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 }
 
@@ -97,8 +97,7 @@ impl Writer {
             })
         });
         let answers = answers.await;
-        self.refusal
-            .set(answers.as_ref().err().map(|error| error.kind().clone()));
+        self.refusal.set(answers.as_ref().err());
         match answers {
             Ok(answers) if answers.len() == txns.len() => {
                 self.news.notify_one();

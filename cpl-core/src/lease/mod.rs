@@ -12,5 +12,5 @@ mod repo;
 mod service;
 
 pub use self::model::{Owner, Ownership, Session, SessionTimes, Shard};
-pub use self::repo::{RENEWAL, SESSION, SHARD, keys};
+pub use self::repo::{RENEWAL, SESSION, SHARD, is_of_a_session, keys};
 pub use self::service::{claim, hold, release};

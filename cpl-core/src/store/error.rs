@@ -142,6 +142,29 @@ impl Error {
         self
     }
 
+    /// The refusal of a write to a store that is sealed.
+    pub fn sealed() -> Self {
+        let context = "write to the store: it is sealed, since it was moved or is being moved; use the store that it \
+                       was moved to, or take the seal off with `cpl store unseal`";
+        Self::new(Kind::ReadOnly, context)
+    }
+
+    /// The refusal of a seal, by a store that has another one or is not complete.
+    pub fn sealed_by_another() -> Self {
+        let context =
+            "seal the store: it was sealed by another move already, or is not complete itself";
+        Self::new(Kind::Invalid, context)
+    }
+
+    /// The refusal to open a store that is not complete.
+    pub fn not_complete(place: &str) -> Self {
+        let context = format!(
+            "open the store {place}: it is not complete, a move to it is under way or has failed; remove what is \
+             there and move again"
+        );
+        Self::new(Kind::Invalid, context)
+    }
+
     /// Which kind it is.
     pub const fn kind(&self) -> &Kind {
         &self.kind

@@ -13,7 +13,7 @@ use super::types::{
 };
 use super::{Store, WatchStream};
 use crate::clock::Clock;
-use crate::ids::TxnId;
+use crate::ids::{SealId, TxnId};
 use crate::version::Revision;
 
 /// How often what goes wrong, in thousandths of the calls. Each is drawn for itself: a reply may be
@@ -354,5 +354,14 @@ impl Store for FaultyStore {
         let call = self.inner.compact(through);
         self.write("compact the store", Write::Compact(through), call)
             .await
+    }
+
+    // Never late: a seal that arrives after it was taken off would be there for good.
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        self.read("seal the store", self.inner.seal(seal)).await
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        self.read("unseal the store", self.inner.unseal()).await
     }
 }

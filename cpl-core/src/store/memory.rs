@@ -19,7 +19,7 @@ use super::types::{
 };
 use super::{Store, WatchStream};
 use crate::clock::{Clock, Timestamp};
-use crate::ids::{StoreId, TxnId};
+use crate::ids::{SealId, StoreId, TxnId};
 use crate::limits;
 use crate::version::Revision;
 
@@ -40,6 +40,7 @@ struct State {
     keys: BTreeMap<Key, Vec<Version>>,
     log: BTreeMap<Revision, Vec<Event>>,
     outcomes: BTreeMap<TxnId, Recorded>,
+    seal: Option<SealId>,
 }
 
 #[derive(Clone, Debug)]
@@ -178,6 +179,10 @@ impl Store for MemoryStore {
         Limits::portable(true)
     }
 
+    fn refusal(&self) -> Option<Error> {
+        self.state().seal.map(|_| Error::sealed())
+    }
+
     async fn head(&self) -> Result<Cursor, Error> {
         Ok(self.cursor(self.state().head))
     }
@@ -253,6 +258,9 @@ impl Store for MemoryStore {
                     replayed: true,
                 }),
             };
+        }
+        if state.seal.is_some() {
+            return Err(Error::sealed());
         }
         let failed: Vec<_> = txn
             .compares
@@ -335,6 +343,19 @@ impl Store for MemoryStore {
                     .iter()
                     .any(|v| v.live.is_some() || v.revision > through)
         });
+        Ok(())
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        let mut state = self.state();
+        if *state.seal.get_or_insert(seal) != seal {
+            return Err(Error::sealed_by_another());
+        }
+        Ok(self.cursor(state.head))
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        self.state().seal = None;
         Ok(())
     }
 }

@@ -7,9 +7,11 @@
 mod cache;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod copy;
 mod error;
 mod faulty;
 mod memory;
+mod text;
 mod types;
 mod watch;
 
@@ -23,14 +25,15 @@ pub use self::cache::{Cache, Changed, Follower, Index, Snapshot};
 pub use self::error::{Class, Error, Kind};
 pub use self::faulty::{Faults, FaultyStore};
 pub use self::memory::MemoryStore;
+pub use self::text::{Decoded, Decoder, LINE_BYTES, Summary, export};
 pub use self::types::{
     Bound, Commit, Compare, Cursor, EndReason, Entry, Event, Expect, Identity, Incarnation, Key,
-    KeyMeta, Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Txn,
-    WatchItem,
+    KeyMeta, Limits, ListRequest, Op, OpenMode, Opening, Outcome, Page, PageToken, Range, Read,
+    Seal, Txn, WatchItem,
 };
 pub use self::watch::{Backlog, Past, Tail};
 pub use crate::clock::{Clock, Monotonic, Spawner, Task, Timestamp};
-pub use crate::ids::{IdGen, StoreId, TxnId};
+pub use crate::ids::{IdGen, SealId, StoreId, TxnId};
 pub use crate::limits;
 pub use crate::version::Revision;
 
@@ -106,4 +109,18 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// [`Kind::FutureRevision`] when `through` is above the newest revision.
     async fn compact(&self, through: Revision) -> Result<(), Error>;
+
+    /// Ends all writing, of every process, until [`Store::unseal`]: whoever moves a store seals it first.
+    ///
+    /// The answer is a place in history after everything that was ever applied. From then on every
+    /// transaction that would change something is refused with [`Kind::ReadOnly`], also when the store is
+    /// opened anew. Everything else goes on, also the settling of outcomes. May be repeated with the same `seal`.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when it has another seal, or is not complete.
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error>;
+
+    /// Takes writes again, whoever has sealed it. Changes nothing where there is no seal. A store that was
+    /// opened to be filled ([`OpenMode::New`]) is complete from then on.
+    async fn unseal(&self) -> Result<(), Error>;
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cpl_core::ids::{ReplicaId, StoreId, TxnId};
+use cpl_core::ids::{ReplicaId, SealId, StoreId, TxnId};
 use cpl_core::lease::{Ownership, SessionTimes, claim, hold, release};
 use cpl_core::store::{
     Commit, Cursor, Entry, Error, Key, Limits, ListRequest, MemoryStore, Outcome, Page, Range,
@@ -104,6 +104,14 @@ impl Store for Shared {
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {
         self.inner.compact(through).await
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        self.inner.seal(seal).await
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        self.inner.unseal().await
     }
 }
 

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "conformance")]
 mod conformance;
+mod copy;
 #[cfg(feature = "conformance")]
 mod faulty;
 mod lease;

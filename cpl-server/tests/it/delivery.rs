@@ -12,7 +12,7 @@ use cpl_core::ids::StoreId;
 use cpl_core::spec::{Draft, Edit, Request, manifest};
 use cpl_core::store::{
     Commit, Cursor, Entry, Error as StoreError, Key, Kind, Limits, ListRequest, MemoryStore,
-    Outcome, Page, Range, Read, Revision, Store, Txn, TxnId, WatchStream,
+    Outcome, Page, Range, Read, Revision, SealId, Store, Txn, TxnId, WatchStream,
 };
 use cpl_host::Host;
 use cpl_server::plane::{Plane, PlaneConfig};
@@ -72,6 +72,14 @@ impl Store for Guarded {
     async fn compact(&self, through: Revision) -> Result<(), StoreError> {
         self.check()?;
         self.inner.compact(through).await
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, StoreError> {
+        self.inner.seal(seal).await
+    }
+
+    async fn unseal(&self) -> Result<(), StoreError> {
+        self.inner.unseal().await
     }
 }
 

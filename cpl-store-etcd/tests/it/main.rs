@@ -13,7 +13,7 @@ mod refusals;
 use std::sync::Arc;
 
 use cpl_core::store::conformance::Runtime;
-use cpl_core::store::{Error, Store};
+use cpl_core::store::{Error, OpenMode, Store};
 use cpl_host::Host;
 use cpl_store_etcd::{EtcdConfig, EtcdStore};
 
@@ -23,12 +23,16 @@ fn runtime() -> Runtime {
 }
 
 async fn open(url: &str) -> Result<Arc<dyn Store>, Error> {
+    open_as(OpenMode::ExistingOrNew, url).await
+}
+
+async fn open_as(mode: OpenMode, url: &str) -> Result<Arc<dyn Store>, Error> {
     let Host {
         clock,
         ids,
         spawner,
     } = Host::new();
     let config = EtcdConfig::parse(url).unwrap();
-    let store = EtcdStore::open(&config, clock, &*ids, &*spawner).await?;
+    let store = EtcdStore::open_as(mode, &config, clock, &*ids, &*spawner).await?;
     Ok(Arc::new(store))
 }

@@ -53,7 +53,7 @@ async fn each_wrong_thing_is_named() {
     let (kind, text) = refused(&here).await;
     assert_eq!(kind, Kind::Invalid);
     assert!(
-        text.contains("has format 99, this version knows up to 2"),
+        text.contains("has format 99, this version knows up to 3"),
         "{text}"
     );
 
@@ -169,10 +169,12 @@ async fn a_store_of_before_is_brought_up_to_date_and_can_be_read_by_people() {
     // As format 1 was.
     postgres.sql(
         "plane",
-        "SET search_path TO cpl; DROP VIEW latest, changes_shown; DROP FUNCTION shown; UPDATE meta SET format = 1",
+        "SET search_path TO cpl; DROP VIEW latest, changes_shown; DROP FUNCTION shown; \
+         DROP TRIGGER sealed ON meta; DROP FUNCTION refuse_sealed; ALTER TABLE meta DROP COLUMN seal; \
+         UPDATE meta SET format = 1",
     );
     drop(open(&url).await.unwrap());
-    assert_eq!(postgres.sql("plane", "SELECT format FROM cpl.meta"), "2");
+    assert_eq!(postgres.sql("plane", "SELECT format FROM cpl.meta"), "3");
     let latest = "SELECT key, value, version FROM cpl.latest";
     assert_eq!(postgres.sql("plane", latest), "/cpl/v1/nodes/a/spec|v|1");
     let changes = "SELECT revision, key, value FROM cpl.changes_shown";

@@ -36,6 +36,7 @@ mod lists;
 pub mod mutant;
 mod outcomes;
 mod races;
+mod seals;
 mod settling;
 mod suite;
 mod txns;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 
 use crate::clock::Clock;
-use crate::ids::TxnId;
+use crate::ids::{SealId, TxnId};
 use crate::store::{
     Class, Commit, Cursor, EndReason, Entry, Error, Key, Kind, Limits, ListRequest, Outcome, Page,
     Range, Read, Revision, Store, Txn, WatchItem, WatchStream,
@@ -56,11 +56,11 @@ impl Settling {
         pause(self.clock.as_deref()).await;
     }
 
-    /// A compare that was false after an attempt whose outcome is unknown: that attempt may still
+    /// A refusal, or a compare that was false, after an attempt whose outcome is unknown: that attempt may still
     /// arrive, when the compare holds again, so it has to be ruled out first.
-    async fn rule_out(&self, id: TxnId, answer: Commit) -> Result<Commit, Error> {
+    async fn rule_out(&self, id: TxnId, answer: Result<Commit, Error>) -> Result<Commit, Error> {
         match self.outcome(id).await? {
-            Outcome::Void => Ok(answer),
+            Outcome::Void => answer,
             Outcome::Applied(revision) => {
                 let at = self.head().await?;
                 Ok(Commit::Applied {
@@ -95,6 +95,10 @@ where
 }
 
 fn may_be_repeated(error: &Error) -> bool {
+    // What takes no writes goes on doing so until somebody does something about it.
+    if *error.kind() == Kind::ReadOnly {
+        return false;
+    }
     match error.class() {
         Class::NotApplied | Class::Indeterminate => true,
         Class::Rejected | Class::Corrupt => false,
@@ -134,7 +138,10 @@ impl Store for Settling {
                     self.pause().await;
                 },
                 Ok(answer @ Commit::CompareFailed { .. }) if unknown => {
-                    return self.rule_out(id, answer).await;
+                    return self.rule_out(id, Ok(answer)).await;
+                },
+                Err(error) if unknown && *error.kind() == Kind::ReadOnly => {
+                    return self.rule_out(id, Err(error)).await;
                 },
                 answer => return answer,
             }
@@ -164,6 +171,14 @@ impl Store for Settling {
 
     async fn compact(&self, through: Revision) -> Result<(), Error> {
         repeat(self.clock.as_deref(), || self.inner.compact(through)).await
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        repeat(self.clock.as_deref(), || self.inner.seal(seal)).await
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        repeat(self.clock.as_deref(), || self.inner.unseal()).await
     }
 }
 

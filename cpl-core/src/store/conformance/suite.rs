@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, Either, select};
 
 use super::failure::Failure;
 use super::world::World;
-use super::{compaction, lists, outcomes, races, txns, watches};
+use super::{compaction, lists, outcomes, races, seals, txns, watches};
 use crate::clock::{Clock, Spawner};
 use crate::store::Store;
 
@@ -156,5 +156,6 @@ pub const fn cases() -> &'static [Case] {
             a_dropped_commit_happened_once_or_not_at_all
             a_dropped_commit_takes_nobody_along
             nothing_waits_for_an_unknown_outcome;
+        seals: a_sealed_store_changes_nothing a_seal_is_its_owners a_seal_follows_all_that_was_told;
     }
 }

@@ -1,7 +1,9 @@
 //! What the cases are written in.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -40,6 +42,20 @@ pub(super) fn key(name: impl AsRef<str>) -> Key {
 #[expect(clippy::expect_used, reason = "the prefixes in the cases are short")]
 pub(super) fn under(prefix: &'static str) -> Range {
     Range::prefix(prefix).expect("a case names a valid prefix")
+}
+
+/// Lets others run first.
+pub(super) async fn step_aside() {
+    let mut stepped = false;
+    poll_fn(|context| {
+        if stepped {
+            return Poll::Ready(());
+        }
+        stepped = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Fails with both sides unless they are equal.

@@ -25,6 +25,10 @@ pub enum Call {
     WatchItem,
     /// A compaction.
     Compact,
+    /// The end of all writing.
+    Seal,
+    /// Its end.
+    Unseal,
 }
 
 /// What was answered.
@@ -88,7 +92,7 @@ pub struct Cell {
     pub state: State,
 }
 
-const CALLS: [Call; 10] = [
+const CALLS: [Call; 12] = [
     Call::Head,
     Call::Get,
     Call::FirstPage,
@@ -99,6 +103,8 @@ const CALLS: [Call; 10] = [
     Call::Watch,
     Call::WatchItem,
     Call::Compact,
+    Call::Seal,
+    Call::Unseal,
 ];
 
 const FAILURES: [Answer; 4] = [
@@ -118,7 +124,7 @@ impl Call {
     /// Every answer that the types allow.
     fn answers(self) -> Vec<Answer> {
         let good: &[Answer] = match self {
-            Self::Head | Self::Watch | Self::Compact => &[Answer::Done],
+            Self::Head | Self::Watch | Self::Compact | Self::Seal | Self::Unseal => &[Answer::Done],
             Self::Get => &[Answer::Found, Answer::Absent],
             Self::FirstPage | Self::NextPage => &[Answer::More, Answer::Last],
             Self::Commit => &[Answer::Applied, Answer::CompareFailed],
@@ -171,8 +177,13 @@ pub(super) fn excuse(cell: Cell) -> Option<&'static str> {
         },
         (_, Events | Progress | EndOverflow, State::Empty) => "nothing happened to tell",
         (_, EndCompacted, State::Empty | State::Written) => "nothing is compacted",
-        (Call::Commit, Failed(Class::NotApplied | Class::Indeterminate), _)
-        | (Call::Commit, _, State::Unsettled) => {
+        (Call::Unseal, Failed(Class::Rejected), _) => "there is nothing to refuse",
+        (Call::Seal | Call::Unseal, _, State::Empty) => "there is nothing to move",
+        (Call::Unseal, _, State::Unsettled) => "nobody writes to a sealed store",
+        (Call::Seal, Failed(Class::Rejected), State::Unsettled) => {
+            "whose seal it is has nothing to do with what is on its way"
+        },
+        (Call::Commit, Failed(Class::Indeterminate), _) | (Call::Commit, _, State::Unsettled) => {
             "behind faults every transaction has an id, without which nothing could be settled"
         },
         _ => return None,

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 
 use super::cells::{Answer, Call, State};
 use super::table::Coverage;
-use crate::ids::TxnId;
+use crate::ids::{SealId, TxnId};
 use crate::store::{
     Class, Commit, Cursor, EndReason, Entry, Error, Key, Limits, ListRequest, Outcome, Page, Range,
     Read, Revision, Store, Txn, WatchItem, WatchStream,
@@ -246,5 +246,19 @@ impl Store for Observed {
         }
         self.notes
             .met(Call::Compact, &states, result, |()| Answer::Done)
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        let states = self.notes.states();
+        let result = self.inner.seal(seal).await;
+        self.notes
+            .met(Call::Seal, &states, result, |_| Answer::Done)
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        let states = self.notes.states();
+        let result = self.inner.unseal().await;
+        self.notes
+            .met(Call::Unseal, &states, result, |()| Answer::Done)
     }
 }

@@ -120,6 +120,14 @@ defects! {
     CompactsTheFuture,
     /// Forgets live values that compaction has passed.
     CompactsLiveValues,
+    /// Says that it is sealed, and goes on.
+    IgnoresTheSeal,
+    /// Says that it is sealed a little before it is.
+    SealsLate,
+    /// Lets everybody seal what somebody has sealed.
+    TakesAnySeal,
+    /// Stays sealed.
+    StaysSealed,
 }
 
 impl Defect {

@@ -1,15 +1,14 @@
 //! A correct store with one defect before it.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
 use async_trait::async_trait;
 
 use super::defect::Defect;
 use super::{lists, watches};
-use crate::ids::TxnId;
+use crate::ids::{SealId, TxnId};
+use crate::store::conformance::world::step_aside;
 use crate::store::{
     Commit, Cursor, Entry, Error, Expect, Key, Kind, Limits, ListRequest, Op, Outcome, Page, Range,
     Read, Revision, Store, Txn, WatchStream,
@@ -168,20 +167,6 @@ fn is_long(op: &Op) -> bool {
     op.key().as_bytes().len() > LONG_KEY
 }
 
-/// Lets every other task go ahead once.
-async fn step_aside() {
-    let mut stepped = false;
-    poll_fn(|context| {
-        if stepped {
-            return Poll::Ready(());
-        }
-        stepped = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 /// What the caller is told instead of an answer to a commit.
 async fn told(mutant: &Mutant, answer: Result<Commit, Error>) -> Result<Commit, Error> {
     match (mutant.defect, answer) {
@@ -293,5 +278,28 @@ impl Store for Mutant {
             },
             refused => refused,
         }
+    }
+
+    async fn seal(&self, seal: SealId) -> Result<Cursor, Error> {
+        match self.defect {
+            Defect::IgnoresTheSeal => self.inner.head().await,
+            Defect::SealsLate => {
+                let told = self.inner.head().await?;
+                step_aside().await;
+                self.inner.seal(seal).await.map(|_| told)
+            },
+            Defect::TakesAnySeal => match self.inner.seal(seal).await {
+                Err(error) if *error.kind() == Kind::Invalid => self.inner.head().await,
+                answer => answer,
+            },
+            _ => self.inner.seal(seal).await,
+        }
+    }
+
+    async fn unseal(&self) -> Result<(), Error> {
+        if self.defect == Defect::StaysSealed {
+            return Ok(());
+        }
+        self.inner.unseal().await
     }
 }
