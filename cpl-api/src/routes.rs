@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use cpl_core::delivery::Delivered;
+use cpl_core::ids::SealId;
 use cpl_core::version::Generation;
 use http::Method;
 use serde_json::Value;
@@ -16,7 +17,7 @@ use crate::object::{
     ApplyRequest, AuditRecord, Change, ChangeResponse, DiffResponse, EndpointsChange, ListResponse,
     NodeLogEntry, Object, RollbackRequest, RolloutResponse, WhyResponse,
 };
-use crate::server::{About, ConfigUpdateTask, Health};
+use crate::server::{About, ConfigUpdateTask, Health, SealRequest, SealResponse};
 use crate::token::{CreateToken, CreatedToken, JoinRequest, TokenView};
 use crate::transport::{
     ByteStream, CONFIGURATION_BYTES, ControlPlaneTransport, TransportError, encode,
@@ -410,6 +411,19 @@ impl<T: ControlPlaneTransport + ?Sized> ControlPlaneClient<T> {
     pub async fn export(&self) -> Result<ByteStream, ControlPlaneError> {
         let call = Call::new(Method::GET, "/v1/store:export".to_owned());
         Ok(self.open(call, JSON_LINES).await?.body)
+    }
+
+    /// Ends all writing to the server's store. One try; it may be repeated.
+    pub async fn seal_store(&self, seal: SealId) -> Result<SealResponse, ControlPlaneError> {
+        let request = SealRequest { seal };
+        self.once(Call::post("/v1/store:seal".to_owned(), &request)?)
+            .await
+    }
+
+    /// Lets the server's store take writes again. One try; it may be repeated.
+    pub async fn unseal_store(&self) -> Result<SealResponse, ControlPlaneError> {
+        self.once(Call::new(Method::POST, "/v1/store:unseal".to_owned()))
+            .await
     }
 
     /// Makes this process the one that speaks for a node. One try.

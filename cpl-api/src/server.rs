@@ -1,6 +1,6 @@
 //! What a server says of itself and of its own work.
 
-use cpl_core::store::Identity;
+use cpl_core::store::{Identity, Revision, SealId};
 use cpl_core::version::ConfigVersion;
 use serde::{Deserialize, Serialize};
 
@@ -43,4 +43,19 @@ pub struct ConfigUpdateTask {
     pub lease_until: String,
     /// How often it was handed out.
     pub attempt: u32,
+}
+
+/// `POST /v1/store:seal`: the store takes no more writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealRequest {
+    /// Who seals it: 32 hexadecimal digits. It may be repeated.
+    pub seal: SealId,
+}
+
+/// The answer to `POST /v1/store:seal` and `:unseal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealResponse {
+    /// The newest revision of the store.
+    pub revision: Revision,
 }

@@ -11,6 +11,7 @@ pub mod dev;
 mod housekeeping;
 mod listener;
 pub mod plane;
+mod remote;
 pub mod serve;
 mod transfer;
 pub mod wiring;

@@ -60,6 +60,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/tasks/config_update", get(nodes::tasks))
         .route("/v1/watch", get(watch::watch))
         .route("/v1/store:export", get(system::export))
+        .route("/v1/store:seal", post(system::seal))
+        .route("/v1/store:unseal", post(system::unseal))
         .layer(from_fn_with_state(app.clone(), auth::authenticate))
         .layer(from_fn_with_state(app.clone(), edge::tenure));
     open.merge(known)

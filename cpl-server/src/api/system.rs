@@ -1,4 +1,4 @@
-//! The server itself: health, version, metrics, export.
+//! The server itself: health, version, metrics, and its store as a whole.
 
 use axum::Json as JsonAnswer;
 use axum::body::Body;
@@ -6,13 +6,14 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use cpl_api::agent::PROTOCOL;
-use cpl_api::server::{About, Health};
+use cpl_api::server::{About, Health, SealRequest, SealResponse};
 use cpl_core::access::Need;
 use cpl_core::delivery::Standing;
-use cpl_core::error::Error;
+use cpl_core::error::{Error, Kind};
+use cpl_core::store;
 
 use super::app::App;
-use super::body::Query;
+use super::body::{Query, Text};
 use super::error::Answer;
 use super::metrics::Reading;
 use super::status::{self, word};
@@ -96,4 +97,47 @@ pub(super) async fn export(State(app): State<App>, query: Query, who: Who) -> An
     let kind = HeaderValue::from_static(cpl_api::routes::JSON_LINES);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// `POST /v1/store:seal`: nobody writes any more.
+pub(super) async fn seal(
+    State(app): State<App>,
+    query: Query,
+    who: Who,
+    body: Text,
+) -> Answer<JsonAnswer<SealResponse>> {
+    who.must(Need::Admin)?;
+    query.finish()?;
+    let SealRequest { seal } = body.read_required()?;
+    let sealed = app.plane.store.seal(seal).await;
+    let at = sealed.map_err(|error| match error.kind() {
+        store::Kind::Invalid => {
+            Error::new(Kind::FailedPrecondition, "STORE_SEALED", error.context())
+        },
+        _ => Error::store("seal the store", error),
+    })?;
+    tracing::warn!(actor = who.caller.name, %seal, revision = %at.revision, "the store was sealed");
+    Ok(JsonAnswer(SealResponse {
+        revision: at.revision,
+    }))
+}
+
+/// `POST /v1/store:unseal`: writes are taken again.
+pub(super) async fn unseal(
+    State(app): State<App>,
+    query: Query,
+    who: Who,
+) -> Answer<JsonAnswer<SealResponse>> {
+    who.must(Need::Admin)?;
+    query.finish()?;
+    let failed = |error| Error::store("unseal the store", error);
+    app.plane.store.unseal().await.map_err(failed)?;
+    let at = app.plane.store.head().await.map_err(failed)?;
+    tracing::warn!(
+        actor = who.caller.name,
+        "the seal of the store was taken off"
+    );
+    Ok(JsonAnswer(SealResponse {
+        revision: at.revision,
+    }))
 }

@@ -63,9 +63,9 @@ fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) ->
             };
             context::run(&command, given, &ContextFolder::of_user(env)?, out)
         },
-        Command::Store(command) => match store::offline(&command) {
-            Some(work) => crate::transfer::offline(work, out),
-            None => call(&global, env, out, &Call::Store(&command)),
+        Command::Store(command) => match store::place(&command) {
+            Ok(work) => crate::transfer::offline(work, out),
+            Err(work) => call(&global, env, out, &Call::Store(work)),
         },
         Command::Completion(args) => {
             out.text(&completion::script(args.shell, Cli::command()))?;
@@ -84,7 +84,7 @@ fn dispatch(cli: Cli, env: &dyn Fn(&str) -> Option<String>, out: &mut Output) ->
 /// What is asked of a server.
 enum Call<'a> {
     Remote(&'a Remote),
-    Store(&'a store::StoreCommand),
+    Store(store::Online<'a>),
     Version,
 }
 
@@ -120,12 +120,7 @@ fn call(
         };
         match what {
             Call::Remote(remote) => remote_call(remote, &mut session).await,
-            Call::Store(store::StoreCommand::Export(args)) => {
-                store::export(args.file.as_deref(), &mut session).await
-            },
-            Call::Store(store::StoreCommand::Import(_) | store::StoreCommand::Backup(_)) => Err(
-                Failure::invalid("this works on a file: name it with --store embedded:PATH"),
-            ),
+            Call::Store(work) => crate::transfer::online(*work, &host, &mut session).await,
             Call::Version => version::run_remote(&mut session).await,
         }
     });

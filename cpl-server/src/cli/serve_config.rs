@@ -222,7 +222,7 @@ pub fn load(
 }
 
 /// The first line of a file.
-fn read_password(path: &Path) -> Result<Password, Failure> {
+pub(crate) fn read_password(path: &Path) -> Result<Password, Failure> {
     let unreadable = |what: &dyn std::fmt::Display| {
         Failure::invalid(format!(
             "the password in {} cannot be read: {what}",

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use super::failure::{Exit, Failure, Outcome};
 use super::session::Session;
 
-/// Copies the state of a server out and in.
+/// Looks after the store as a whole: text, copies, moves.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum StoreCommand {
     /// Print everything in the store, one JSON value in a line
@@ -18,6 +18,18 @@ pub enum StoreCommand {
     Import(ImportArgs),
     /// Copy an embedded store while no server has it open
     Backup(BackupArgs),
+    /// Move the store to another place while it is in use
+    ///
+    /// What changes meanwhile is copied, too. At the end the store takes no more writes (under a second for ten
+    /// thousand keys), the copy is compared with it key by key, and is complete. Then start the servers with the new
+    /// URL: agents and clients go on with them, only cursors of watches from before are refused. When anything fails,
+    /// the store goes on as before.
+    #[command(verbatim_doc_comment)]
+    Copy(CopyArgs),
+    /// Compare two stores, key by key
+    Verify(CopyArgs),
+    /// Let a store take writes again that was moved, or whose move was cut short
+    Unseal(UnsealArgs),
 }
 
 /// What to export, and where to.
@@ -26,9 +38,12 @@ pub struct ExportArgs {
     /// Write to this file, complete or not at all, instead of stdout
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Read this store (embedded:PATH) instead of asking the server
+    /// Read this store (embedded:PATH, etcd://…, postgres://…) instead of asking the server
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// A file with the password of the store
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_password_file: Option<PathBuf>,
 }
 
 /// What to import, and where to.
@@ -37,9 +52,12 @@ pub struct ImportArgs {
     /// The export
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// The store to make (embedded:PATH); it must not exist
+    /// The store to make (embedded:PATH, etcd://…, postgres://…); it must not exist
     #[arg(long, value_name = "URL")]
     pub store: String,
+    /// A file with the password of the store
+    #[arg(long, value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
 }
 
 /// What to copy, and where to.
@@ -53,7 +71,35 @@ pub struct BackupArgs {
     pub store: String,
 }
 
-/// What is done with a store that no server has open.
+/// Two stores.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct CopyArgs {
+    /// The store as it is (etcd://…, postgres://…, or embedded:PATH of which no server runs); the server's when absent
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// The copy (embedded:PATH, etcd://…, postgres://…); `copy` makes it, so it must not exist
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// A file with the password of the store as it is
+    #[arg(long, value_name = "FILE", requires = "from")]
+    pub from_password_file: Option<PathBuf>,
+    /// A file with the password of the copy
+    #[arg(long, value_name = "FILE")]
+    pub to_password_file: Option<PathBuf>,
+}
+
+/// Which store takes writes again.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct UnsealArgs {
+    /// The store (embedded:PATH, etcd://…, postgres://…); the server's when absent
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// A file with the password of the store
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_password_file: Option<PathBuf>,
+}
+
+/// What is done with stores that are named by their URLs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offline<'a> {
     /// Print everything in it.
@@ -62,15 +108,40 @@ pub enum Offline<'a> {
     Import(&'a ImportArgs),
     /// Copy it.
     Backup(&'a BackupArgs),
+    /// Move it.
+    Copy(&'a CopyArgs),
+    /// Compare it.
+    Verify(&'a CopyArgs),
+    /// Let it take writes.
+    Unseal(&'a UnsealArgs),
 }
 
-/// What a command does without a server; nothing when it asks one.
-pub const fn offline(command: &StoreCommand) -> Option<Offline<'_>> {
+/// What is done with the store of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Online<'a> {
+    /// Print everything in it.
+    Export(&'a ExportArgs),
+    /// Move it.
+    Copy(&'a CopyArgs),
+    /// Compare it.
+    Verify(&'a CopyArgs),
+    /// Let it take writes.
+    Unseal,
+}
+
+/// Where a command finds its store.
+pub const fn place(command: &StoreCommand) -> Result<Offline<'_>, Online<'_>> {
     match command {
-        StoreCommand::Export(args) if args.store.is_none() => None,
-        StoreCommand::Export(args) => Some(Offline::Export(args)),
-        StoreCommand::Import(args) => Some(Offline::Import(args)),
-        StoreCommand::Backup(args) => Some(Offline::Backup(args)),
+        StoreCommand::Export(args) if args.store.is_none() => Err(Online::Export(args)),
+        StoreCommand::Export(args) => Ok(Offline::Export(args)),
+        StoreCommand::Import(args) => Ok(Offline::Import(args)),
+        StoreCommand::Backup(args) => Ok(Offline::Backup(args)),
+        StoreCommand::Copy(args) if args.from.is_none() => Err(Online::Copy(args)),
+        StoreCommand::Copy(args) => Ok(Offline::Copy(args)),
+        StoreCommand::Verify(args) if args.from.is_none() => Err(Online::Verify(args)),
+        StoreCommand::Verify(args) => Ok(Offline::Verify(args)),
+        StoreCommand::Unseal(args) if args.store.is_none() => Err(Online::Unseal),
+        StoreCommand::Unseal(args) => Ok(Offline::Unseal(args)),
     }
 }
 

@@ -9,6 +9,7 @@ use cpl_backends::{Etcd, Postgres};
 use cpl_host::Host;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::chance::Chance;
 use super::check::{Lost, Record, Recorded, Told, check};
@@ -27,29 +28,32 @@ const BUSY: &str = "changes were under way";
 
 /// What a campaign has seen.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     kills: u64,
     under_way: BTreeMap<&'static str, u64>,
     requests_under_way: usize,
-    told: Vec<Told>,
+    pub(super) told: Vec<Told>,
     ready: Vec<Duration>,
     converged: Vec<Duration>,
 }
 
-struct Campaign {
-    serve: Serve,
-    nodes: Vec<Node>,
+pub(super) struct Campaign {
+    pub(super) serve: Serve,
+    pub(super) nodes: Vec<Node>,
     changers: Vec<Changer>,
     in_flight: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
     /// How soon after the last restart every node must run what it should.
     converge: Duration,
     chance: Chance,
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
+/// A client that changes things, and then what it was told.
+type Changing = JoinHandle<(Changer, Vec<Told>)>;
+
 impl Campaign {
-    async fn start(mut serve: Serve, place: &Place<'_>, seed: u64) -> Self {
+    pub(super) async fn start(mut serve: Serve, place: &Place<'_>, seed: u64) -> Self {
         serve.start();
         serve.ready().await;
         let in_flight = Arc::default();
@@ -94,15 +98,23 @@ impl Campaign {
 
     /// Kills the server some times while clients change things, then lets them finish, and looks.
     async fn leg(&mut self, kills: u64) {
-        self.stop.send_replace(false);
-        let changers = std::mem::take(&mut self.changers);
-        let running: Vec<_> = changers
-            .into_iter()
-            .map(|c| tokio::spawn(c.run()))
-            .collect();
+        let running = self.change();
         for _ in 0..kills {
             self.kill().await;
         }
+        self.finish(running).await;
+    }
+
+    /// Lets clients change things.
+    pub(super) fn change(&mut self) -> Vec<Changing> {
+        self.stop.send_replace(false);
+        let changers = std::mem::take(&mut self.changers);
+        let running = changers.into_iter().map(|c| tokio::spawn(c.run()));
+        running.collect()
+    }
+
+    /// Waits for the server, lets clients finish what they are at, and looks whether the nodes follow.
+    pub(super) async fn finish(&mut self, running: Vec<Changing>) {
         let clock = Host::new().clock;
         let restarted = clock.monotonic();
         self.seen.ready.push(self.serve.ready().await);
@@ -158,7 +170,7 @@ impl Campaign {
         }
     }
 
-    async fn converged(&self) {
+    pub(super) async fn converged(&self) {
         let client = self.serve.client();
         let version = global_version(&client).await;
         for node in &self.nodes {
@@ -182,7 +194,7 @@ impl Campaign {
         }
     }
 
-    async fn recorded(&self) -> Recorded {
+    pub(super) async fn recorded(&self) -> Recorded {
         let client = self.serve.client();
         let mut recorded = Recorded {
             global_version: global_version(&client).await,

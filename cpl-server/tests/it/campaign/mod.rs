@@ -6,5 +6,6 @@ mod chance;
 mod check;
 mod client;
 mod kills;
+mod moves;
 mod nodes;
 mod output;

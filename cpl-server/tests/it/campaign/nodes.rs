@@ -9,7 +9,7 @@ use cpl_host::Host;
 use serde_json::{Value, json};
 
 use crate::harness::{manifests, node};
-use crate::live::fleet::agent_command;
+use crate::live::fleet::{Processes, agent_command};
 use crate::live::process::{Client, Serve};
 
 /// When a node that has not converged is given up.
@@ -85,6 +85,18 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The agent's process; it must still run.
+    pub(super) fn id(&self) -> u32 {
+        let id = self.child.id();
+        assert!(Path::new(&format!("/proc/{id}/cwd")).exists(), "it runs");
+        id
+    }
+
+    /// HAProxy's processes, of the node that runs it.
+    pub(super) fn processes(&self) -> Processes {
+        Processes::of(&self.dir.join("run/master.sock"))
     }
 
     /// What the data plane was told of a target group: the line of its endpoint.

@@ -116,29 +116,8 @@ impl Fleet {
 
     /// What the HAProxy master of a node says of its processes.
     pub(super) fn processes(&mut self, number: u8) -> Processes {
-        use std::io::{Read, Write};
         let socket = self.agent(number).dir.join("run").join("master.sock");
-        let mut stream = UnixStream::connect(socket).unwrap();
-        stream.write_all(b"show proc\n").unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let line = |kind: &str| {
-            let found = text
-                .lines()
-                .find(|line| line.split_whitespace().nth(1) == Some(kind));
-            found
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let (master, worker) = (line("master"), line("worker"));
-        Processes {
-            master: master[0].parse().unwrap(),
-            reloads: master[2].parse().unwrap(),
-            worker: worker[0].parse().unwrap(),
-        }
+        Processes::of(&socket)
     }
 
     /// An application that says its name, on an address of its own.
@@ -296,10 +275,38 @@ pub(crate) fn agent_command(name: &str, server: &str, dir: &Path) -> Command {
 
 /// What runs of one HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Processes {
+pub(crate) struct Processes {
     pub(super) master: u32,
     pub(super) reloads: u32,
     pub(super) worker: u32,
+}
+
+impl Processes {
+    /// What the master behind this socket says.
+    pub(crate) fn of(socket: &Path) -> Self {
+        use std::io::{Read, Write};
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.write_all(b"show proc\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line = |kind: &str| {
+            let found = text
+                .lines()
+                .find(|line| line.split_whitespace().nth(1) == Some(kind));
+            found
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let (master, worker) = (line("master"), line("worker"));
+        Self {
+            master: master[0].parse().unwrap(),
+            reloads: master[2].parse().unwrap(),
+            worker: worker[0].parse().unwrap(),
+        }
+    }
 }
 
 fn node_ip(net: u8, number: u8) -> IpAddr {

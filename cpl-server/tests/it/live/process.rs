@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,11 +42,27 @@ impl Serve {
 
     /// A server that keeps its state elsewhere, where others must wait for its session.
     pub(crate) fn on(dir: &Path, store: &str, ttl: Duration) -> Self {
+        let mut serve = Self::new(dir);
+        serve.move_to(store, ttl);
+        serve
+    }
+
+    /// The same server on another store, once it is started anew.
+    pub(crate) fn move_to(&mut self, store: &str, ttl: Duration) {
         let ttl = format!("{}ms", ttl.as_millis());
         let arguments = ["--store", store, "--session-ttl", &ttl];
-        let mut serve = Self::new(dir);
-        serve.store = arguments.map(str::to_owned).to_vec();
-        serve
+        self.store = arguments.map(str::to_owned).to_vec();
+    }
+
+    /// Runs `cpl` as its administrator.
+    pub(crate) fn cpl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpl"));
+        command
+            .args(["--server", &self.url(), "--token-file"])
+            .arg(self.dir.join("admin.token"))
+            .args(arguments)
+            .stdin(Stdio::null());
+        command.output().unwrap()
     }
 
     pub(crate) fn url(&self) -> String {
