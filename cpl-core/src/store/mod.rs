@@ -11,6 +11,7 @@ pub mod copy;
 mod error;
 mod faulty;
 mod memory;
+mod seal;
 mod text;
 mod types;
 mod watch;
@@ -25,11 +26,12 @@ pub use self::cache::{Cache, Changed, Follower, Index, Snapshot};
 pub use self::error::{Class, Error, Kind};
 pub use self::faulty::{Faults, FaultyStore};
 pub use self::memory::MemoryStore;
+pub use self::seal::{OpenMode, Seal};
 pub use self::text::{Decoded, Decoder, LINE_BYTES, Summary, export};
 pub use self::types::{
     Bound, Commit, Compare, Cursor, EndReason, Entry, Event, Expect, Identity, Incarnation, Key,
-    KeyMeta, Limits, ListRequest, Op, OpenMode, Opening, Outcome, Page, PageToken, Range, Read,
-    Seal, Txn, WatchItem,
+    KeyMeta, Limits, ListRequest, Op, Opening, Outcome, Page, PageToken, Range, Read, Txn,
+    WatchItem,
 };
 pub use self::watch::{Backlog, Past, Tail};
 pub use crate::clock::{Clock, Monotonic, Spawner, Task, Timestamp};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Kind};
-use crate::ids::{SealId, StoreId, TxnId};
+use crate::ids::{StoreId, TxnId};
 use crate::limits;
 use crate::version::Revision;
 
@@ -27,37 +27,6 @@ pub struct Identity {
     pub store: StoreId,
     /// Raised by every restore.
     pub incarnation: Incarnation,
-}
-
-/// What keeps a store from taking writes, as backends record it beside the identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Seal {
-    /// It was moved, or is about to be; see [`Store::seal`](super::Store::seal).
-    Moved(
-        /// By whom.
-        SealId,
-    ),
-    /// It is not complete: only who made it may write, until [`Store::unseal`](super::Store::unseal).
-    Filling(
-        /// Who made it.
-        SealId,
-    ),
-}
-
-/// What is expected of the place where a store is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenMode {
-    /// A store is there.
-    Existing,
-    /// One is there, or an empty one is made.
-    ExistingOrNew,
-    /// None is there: one with this identity is made, for its opener to fill and for nobody else until
-    /// [`Store::unseal`](super::Store::unseal).
-    New(
-        /// A life that no store had before.
-        Identity,
-    ),
 }
 
 /// A nonce that an embedded file draws at each opening, so that a copy or an old backup of the file

@@ -48,6 +48,7 @@ pub(crate) const FOREIGN_OF_PURE: &[(&str, &[&str])] = &[
         "cpl-core",
         &[
             "async-trait",
+            "base64",
             "bytes",
             "futures",
             "hex",
@@ -107,12 +108,15 @@ pub(crate) const FILES_OF: &[(&str, &[&str])] = &[
         &[
             "cache",
             "conformance",
+            "copy",
             "error",
             "faulty",
             "key",
             "memory",
             "mod",
+            "seal",
             "tests",
+            "text",
             "txn",
             "types",
             "watch",
