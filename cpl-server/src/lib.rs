@@ -9,6 +9,7 @@ pub mod api;
 pub mod cli;
 pub mod dev;
 mod housekeeping;
+mod leading;
 mod listener;
 pub mod plane;
 mod remote;

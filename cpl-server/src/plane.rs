@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cpl_core::access::{AccessConfig, Tokens};
-use cpl_core::agent::{AGENT, AgentRecord, Registry, RegistryConfig};
+use cpl_core::agent::{Registry, RegistryConfig};
 use cpl_core::clock::Task;
-use cpl_core::delivery::{Appender, Deliveries, DeliveryConfig, Folder, System, companions};
+use cpl_core::delivery::{Appender, Deliveries, DeliveryConfig, System, companions};
 use cpl_core::error::Error;
 use cpl_core::ids::ReplicaId;
-use cpl_core::lease::{self, Ownership, SessionTimes, claim};
-use cpl_core::reconcile::{self, NodeController, NodeControllerConfig};
+use cpl_core::lease::{self, Membership, Place, SessionTimes, Shard};
 use cpl_core::spec::{
     self, Affected, Catalog, Companions, Kinds, Object, ObjectChange, View, Writer, WriterConfig,
 };
@@ -18,7 +17,7 @@ use cpl_core::store::{Cache, Store};
 use cpl_host::Host;
 use tokio::sync::{Notify, watch};
 
-use crate::housekeeping::Housekeeping;
+use crate::leading::Leading;
 use crate::wiring;
 
 /// How often silent agents are looked for.
@@ -69,15 +68,19 @@ pub struct Plane {
     pub registry: Arc<Registry>,
     /// What agents are told.
     pub deliveries: Arc<Deliveries>,
-    /// What this process owns.
-    pub ownership: Ownership,
-    /// Why it no longer does, once that is so.
+    /// Its session.
+    pub membership: Membership,
+    /// The shard, once this process has it.
+    shard: watch::Receiver<Option<Shard>>,
+    /// Why it no longer has its session, once that is so.
     lost: watch::Receiver<Option<Arc<Error>>>,
-    loops: Mutex<Vec<Task>>,
+    /// What takes the shard, and starts more loops then.
+    leading: Mutex<Option<Task>>,
+    loops: Arc<Mutex<Vec<Task>>>,
 }
 
 impl Plane {
-    /// Takes ownership and starts every loop.
+    /// Begins a session and starts every loop; those of the shard once it is taken.
     pub async fn start(
         host: Host,
         store: Arc<dyn Store>,
@@ -87,47 +90,42 @@ impl Plane {
         let kinds = wiring::kinds();
         let system = wiring::system();
         let replica = ReplicaId::fresh(&*ids);
-        let ownership = claim(&*store, &*clock, &*ids, replica, &config.session).await?;
+        let times = config.session;
+        let membership = lease::begin(place(&host, &*store, &times), replica).await?;
         let cache = spec::load(&store, &clock, &kinds).await?;
         let mut loops = vec![
             host.spawner
                 .spawn("cache", Box::pin(Arc::clone(&cache).run())),
         ];
-
-        let lost = held(&host, &store, &ownership, config.session, &mut loops);
-
-        let (writer, task) = Writer::start(
-            WriterConfig {
-                store: Arc::clone(&store),
-                cache: Arc::clone(&cache),
-                clock: Arc::clone(&clock),
-                ids: Arc::clone(&ids),
-                affected: affected(Arc::clone(&system)),
-                companions: node_companions(system.node_kind()),
-            },
-            &*host.spawner,
-        );
-        loops.push(task);
-
-        let registry = Arc::new(Registry::new(RegistryConfig {
-            store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
-            ids: Arc::clone(&ids),
-            session: ownership.session.clone(),
-            grace: config.agent_grace,
-        }));
-        adopt(&registry, &cache);
-
+        let lost = held(&host, &store, &membership, times, &mut loops);
         let parts = Parts {
             host: &host,
             store: &store,
             cache: &cache,
-            ownership: &ownership,
+            membership: &membership,
+            system: &system,
         };
-        let deliveries = parts.deliveries(&registry, &system, &mut loops);
-        parts.controllers(&kinds, &system, &mut loops);
-        let sweeping = sweep(Arc::clone(&registry), Arc::clone(&deliveries), host.clone());
-        loops.push(host.spawner.spawn("agent-sweep", Box::pin(sweeping)));
+        let writer = parts.writer(&mut loops);
+        let (appended, grace) = (Arc::new(Notify::new()), config.agent_grace);
+        let (registry, deliveries) = parts.deliveries(grace, &appended, &mut loops);
+
+        let loops = Arc::new(Mutex::new(loops));
+        let (taken, shard) = watch::channel(None);
+        let leading = Leading {
+            host: host.clone(),
+            store: Arc::clone(&store),
+            cache: Arc::clone(&cache),
+            kinds: kinds.clone(),
+            system,
+            membership: membership.clone(),
+            times,
+            registry: Arc::clone(&registry),
+            deliveries: Arc::clone(&deliveries),
+            appended,
+            taken,
+            loops: Arc::clone(&loops),
+        };
+        let leading = host.spawner.spawn("shard", Box::pin(leading.run()));
 
         let access = AccessConfig {
             store: Arc::clone(&store),
@@ -145,13 +143,20 @@ impl Plane {
             tokens,
             registry,
             deliveries,
-            ownership,
+            membership,
+            shard,
             lost,
-            loops: Mutex::new(loops),
+            leading: Mutex::new(Some(leading)),
+            loops,
         }))
     }
 
-    /// Completes once this process no longer owns what it took, with the reason; never on a store that nobody
+    /// The shard, once this process has it.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard.borrow().clone()
+    }
+
+    /// Completes once this process has lost its session, with the reason; never on a store that nobody
     /// shares. From then on its writes are refused, and it should end.
     pub async fn lost(&self) -> Arc<Error> {
         let mut lost = self.lost.clone();
@@ -168,8 +173,9 @@ impl Plane {
     /// Gives up what this process owns, so that another replica can go on at once. To be called when all has
     /// been stopped.
     pub async fn release(&self) {
-        let Host { clock, ids, .. } = &self.host;
-        let released = lease::release(&*self.store, &**clock, &**ids, &self.ownership, RELEASE);
+        let place = place(&self.host, &*self.store, &self.config.session);
+        let shard = self.shard();
+        let released = lease::release(place, (&self.membership, shard.as_ref()), RELEASE);
         if let Err(error) = released.await {
             tracing::warn!(%error, "the session was not released: it lapses by itself");
         }
@@ -177,6 +183,15 @@ impl Plane {
 
     /// Stops every loop and returns when all have ended. Reads go on; changes are refused.
     pub async fn stop(&self) {
+        // First what starts more of them.
+        let leading = self
+            .leading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(leading) = leading {
+            leading.stop().await;
+        }
         let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
         for running in loops {
             running.stop().await;
@@ -188,17 +203,17 @@ impl Plane {
 fn held(
     host: &Host,
     store: &Arc<dyn Store>,
-    ownership: &Ownership,
+    membership: &Membership,
     times: SessionTimes,
     loops: &mut Vec<Task>,
 ) -> watch::Receiver<Option<Arc<Error>>> {
     let (losing, lost) = watch::channel(None);
-    if ownership.is_renewed() {
-        let (own, store, ownership) = (host.clone(), Arc::clone(store), ownership.clone());
+    if membership.is_renewed() {
+        let (own, store, membership) = (host.clone(), Arc::clone(store), membership.clone());
         let holding = async move {
-            let held = lease::hold(&*store, &*own.clock, &*own.ids, &ownership, &times);
+            let held = lease::hold(place(&own, &*store, &times), &membership);
             let error = held.await;
-            tracing::error!(%error, "this replica no longer leads");
+            tracing::error!(%error, "this replica has lost its session");
             losing.send_replace(Some(Arc::new(error)));
         };
         loops.push(host.spawner.spawn("session", Box::pin(holding)));
@@ -230,20 +245,6 @@ fn node_companions(node_kind: &'static str) -> Companions {
     })
 }
 
-/// Gives every agent that was heard before one full grace to be heard here.
-fn adopt(registry: &Registry, cache: &Cache<Catalog>) {
-    let known: Vec<(String, AgentRecord)> = cache.read(|snapshot| {
-        let records = snapshot.entries.iter().filter_map(|(key, entry)| {
-            let node = (*AGENT.parts(key)?.first()?).to_owned();
-            Some((node, serde_json::from_slice(&entry.value).ok()?))
-        });
-        records.collect()
-    });
-    for (node, agent) in known {
-        registry.adopt(&node, agent.agent_incarnation);
-    }
-}
-
 async fn sweep(registry: Arc<Registry>, deliveries: Arc<Deliveries>, host: Host) {
     loop {
         host.clock.sleep(SWEEP).await;
@@ -258,76 +259,90 @@ async fn sweep(registry: Arc<Registry>, deliveries: Arc<Deliveries>, host: Host)
     }
 }
 
+/// Where sessions are kept.
+pub(crate) fn place<'a>(
+    host: &'a Host,
+    store: &'a dyn Store,
+    times: &'a SessionTimes,
+) -> Place<'a> {
+    Place {
+        store,
+        clock: &*host.clock,
+        ids: &*host.ids,
+        times,
+    }
+}
+
 struct Parts<'a> {
     host: &'a Host,
     store: &'a Arc<dyn Store>,
     cache: &'a Arc<Cache<Catalog>>,
-    ownership: &'a Ownership,
+    membership: &'a Membership,
+    system: &'a Arc<dyn System>,
 }
 
 impl Parts<'_> {
-    fn deliveries(
-        &self,
-        registry: &Arc<Registry>,
-        system: &Arc<dyn System>,
-        loops: &mut Vec<Task>,
-    ) -> Arc<Deliveries> {
+    fn writer(&self, loops: &mut Vec<Task>) -> Writer {
         let Host {
             clock,
             ids,
             spawner,
         } = self.host;
-        let appended = Arc::new(Notify::new());
-        let (appender, task) = Appender::start(
-            (Arc::clone(self.store), Arc::clone(clock), Arc::clone(ids)),
-            self.ownership.session.clone(),
-            Arc::clone(&appended),
+        let (writer, task) = Writer::start(
+            WriterConfig {
+                store: Arc::clone(self.store),
+                cache: Arc::clone(self.cache),
+                clock: Arc::clone(clock),
+                ids: Arc::clone(ids),
+                affected: affected(Arc::clone(self.system)),
+                companions: node_companions(self.system.node_kind()),
+            },
             &**spawner,
         );
         loops.push(task);
-        let folder = Folder {
+        writer
+    }
+
+    fn deliveries(
+        &self,
+        grace: Duration,
+        appended: &Arc<Notify>,
+        loops: &mut Vec<Task>,
+    ) -> (Arc<Registry>, Arc<Deliveries>) {
+        let Host {
+            clock,
+            ids,
+            spawner,
+        } = self.host;
+        let registry = Arc::new(Registry::new(RegistryConfig {
             store: Arc::clone(self.store),
             clock: Arc::clone(clock),
             ids: Arc::clone(ids),
-            shard: self.ownership.shard.clone(),
-            appended,
-        };
-        loops.push(spawner.spawn("report-folder", Box::pin(folder.run())));
+            session: self.membership.session.clone(),
+            grace,
+        }));
+        let (appender, task) = Appender::start(
+            (Arc::clone(self.store), Arc::clone(clock), Arc::clone(ids)),
+            self.membership.session.clone(),
+            Arc::clone(appended),
+            &**spawner,
+        );
+        loops.push(task);
         let config = DeliveryConfig {
             store: Arc::clone(self.store),
             cache: Arc::clone(self.cache),
             clock: Arc::clone(clock),
             ids: Arc::clone(ids),
-            system: Arc::clone(system),
-            registry: Arc::clone(registry),
+            system: Arc::clone(self.system),
+            registry: Arc::clone(&registry),
         };
-        Deliveries::new(config, appender)
-    }
-
-    fn controllers(&self, kinds: &Kinds, system: &Arc<dyn System>, loops: &mut Vec<Task>) {
-        let Host {
-            clock,
-            ids,
-            spawner,
-        } = self.host;
-        let nodes = Arc::new(NodeController(NodeControllerConfig {
-            store: Arc::clone(self.store),
-            clock: Arc::clone(clock),
-            ids: Arc::clone(ids),
-            shard: self.ownership.shard.clone(),
-            system: Arc::clone(system),
-            kinds: kinds.clone(),
-        }));
-        let cache = Arc::clone(self.cache);
-        let running = reconcile::run(nodes, cache, Arc::clone(clock), Arc::clone(ids));
-        loops.push(spawner.spawn("node-controller", Box::pin(running)));
-        let housekeeping = Housekeeping {
-            store: Arc::clone(self.store),
-            clock: Arc::clone(clock),
-            ids: Arc::clone(ids),
-            shard: self.ownership.shard.clone(),
-            kinds: kinds.clone(),
-        };
-        loops.push(spawner.spawn("housekeeping", Box::pin(housekeeping.run())));
+        let deliveries = Deliveries::new(config, appender);
+        let sweeping = sweep(
+            Arc::clone(&registry),
+            Arc::clone(&deliveries),
+            self.host.clone(),
+        );
+        loops.push(spawner.spawn("agent-sweep", Box::pin(sweeping)));
+        (registry, deliveries)
     }
 }

@@ -12,5 +12,5 @@ mod tests;
 
 pub use self::model::{AgentRecord, Arrival, Heard, Presence};
 pub use self::repo::{AGENT, HEARTBEAT_LEASE, agent_key, heartbeat_lease_key, keys};
-pub use self::rules::{Hearing, Roll, RollChange};
+pub use self::rules::{Hearing, Orphans, Roll, RollChange};
 pub use self::service::{Registry, RegistryConfig};

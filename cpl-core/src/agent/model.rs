@@ -38,7 +38,7 @@ pub struct Arrival {
 /// Whether an agent is heard: the value of a node's `heartbeat_lease`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
-    /// The epoch of the replica that keeps the node's deadline.
+    /// The epoch of the session of the replica that hears it, and keeps its deadline.
     pub epoch: Epoch,
     /// The process.
     pub agent_incarnation: AgentIncarnation,

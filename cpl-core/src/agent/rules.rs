@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::model::Heard;
+use super::model::{Heard, Presence};
 use crate::clock::{Monotonic, Timestamp};
-use crate::version::AgentIncarnation;
+use crate::lease::Living;
+use crate::store::Revision;
+use crate::version::Epoch;
 
 const NEVER: Monotonic = Monotonic(Duration::MAX);
 
@@ -63,26 +65,12 @@ impl Roll {
         self.agents.insert(node.to_owned(), agent);
     }
 
-    /// Takes over an agent from an earlier replica: it gets one full grace to be heard.
-    pub fn adopt(&mut self, node: &str, incarnation: AgentIncarnation, now: Monotonic) {
-        let last = Heard {
-            incarnation,
-            sequence: 0,
-        };
-        let agent = Agent {
-            last,
-            heard: now,
-            wall: Timestamp(0),
-            present: true,
-        };
-        self.put(node, agent);
-    }
-
-    /// Notes a word of an agent.
+    /// Notes a word of an agent; `here` says that its presence names this replica.
     pub fn hear(
         &mut self,
         node: &str,
         word: Heard,
+        here: bool,
         (now, wall): (Monotonic, Timestamp),
     ) -> Hearing {
         let known = self.agents.get(node);
@@ -90,7 +78,7 @@ impl Roll {
             return Hearing::Late;
         }
         let arrived = known.is_none_or(|agent| {
-            !agent.present || agent.last.incarnation != word.incarnation || agent.last.sequence == 0
+            !agent.present || !here || agent.last.incarnation != word.incarnation
         });
         let agent = Agent {
             last: word,
@@ -145,11 +133,70 @@ impl Roll {
     /// When an agent was last heard by this replica, and whether it is.
     pub fn last_heard(&self, node: &str) -> Option<(Timestamp, bool)> {
         let agent = self.agents.get(node)?;
-        (agent.wall != Timestamp(0)).then_some((agent.wall, agent.present))
+        Some((agent.wall, agent.present))
     }
 
-    /// Forgets a node that was removed.
+    /// Forgets a node that was removed, or speaks to another replica.
     pub fn forget(&mut self, node: &str) {
         self.agents.remove(node);
+    }
+}
+
+/// Whether a change may be written over what is stored, by the replica whose session has this epoch: an arrival over
+/// every older word, whoever heard it; a silence only over what this replica has written itself.
+pub(super) fn may_replace(known: Option<&Presence>, change: &RollChange, own: Epoch) -> bool {
+    let Some(known) = known else { return true };
+    if change.present {
+        let theirs = (known.agent_incarnation, known.sequence);
+        return theirs < (change.last.incarnation, change.last.sequence) || known.epoch == own;
+    }
+    known.epoch == own && known.agent_incarnation == change.last.incarnation
+}
+
+/// Agents whose replica is gone: each has one full grace to be heard by another.
+#[derive(Clone, Debug)]
+pub struct Orphans {
+    grace: Duration,
+    since: BTreeMap<String, (Revision, Monotonic)>,
+}
+
+impl Orphans {
+    /// Nobody yet.
+    pub const fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Takes those whose presence names a session that has ended, and whose presence is not noted yet.
+    pub fn adopt<'a>(
+        &mut self,
+        presences: impl Iterator<Item = (&'a str, &'a Presence, Revision)>,
+        living: &Living,
+        now: Monotonic,
+    ) {
+        for (node, presence, revision) in presences {
+            let noted = self.since.get(node).is_some_and(|(at, _)| *at == revision);
+            if presence.present && living.has_ended(presence.epoch) && !noted {
+                self.since.insert(node.to_owned(), (revision, now));
+            }
+        }
+    }
+
+    /// Those whose grace is over, with the revision of the presence that is not true any more; they are forgotten.
+    pub fn silent(&mut self, now: Monotonic) -> Vec<(String, Revision)> {
+        let grace = self.grace;
+        let over = |(_, since): &(Revision, Monotonic)| now.since(*since) > grace;
+        let due: Vec<(String, Revision)> = self
+            .since
+            .iter()
+            .filter(|(_, noted)| over(noted))
+            .map(|(node, (revision, _))| (node.clone(), *revision))
+            .collect();
+        for (node, _) in &due {
+            self.since.remove(node);
+        }
+        due
     }
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::model::{AgentRecord, Arrival, Heard, Presence};
 use super::repo::{agent_key, heartbeat_lease_key};
-use super::rules::{Hearing, Roll, RollChange};
+use super::rules::{Hearing, Roll, RollChange, may_replace};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Kind};
 use crate::ids::{IdGen, TxnId};
-use crate::lease::Session;
-use crate::store::{Entry, Key, Store};
-use crate::txn::{ClaimTxn, FencedTxn, Guard, Settled, commit, decode};
-use crate::version::AgentIncarnation;
+use crate::lease::{Session, Shard};
+use crate::store::{Entry, Key, Revision, Store};
+use crate::txn::{ClaimTxn, Fence, FencedTxn, Guard, Settled, commit, decode};
+use crate::version::{AgentIncarnation, Epoch};
 
 /// How long a write of this slice may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,10 +57,9 @@ impl Registry {
         self.config.grace
     }
 
-    /// Takes over an agent that an earlier replica heard last.
-    pub fn adopt(&self, node: &str, incarnation: AgentIncarnation) {
-        let now = self.config.clock.monotonic();
-        self.roll().adopt(node, incarnation, now);
+    /// The epoch of this replica's session.
+    pub const fn epoch(&self) -> Epoch {
+        self.config.session.owner().epoch
     }
 
     /// Makes this process the one that speaks for the node. The same process gets the same answer
@@ -103,15 +102,15 @@ impl Registry {
         Err(Error::new(Kind::Aborted, "REGISTRATION_CONTESTED", detail))
     }
 
-    /// Notes a word of an agent; writes its presence when it had not been heard. False when the word
-    /// is no newer than the last one.
-    pub async fn hear(&self, node: &str, word: Heard) -> bool {
+    /// Notes a word of an agent; writes its presence when it had not been heard, or not `here`: when what is stored does
+    /// not name this replica. False when the word is no newer than the last one.
+    pub async fn hear(&self, node: &str, word: Heard, here: bool) -> bool {
         let (now, wall) = (self.config.clock.monotonic(), self.config.clock.wall());
-        let heard = self.roll().hear(node, word, (now, wall));
+        let heard = self.roll().hear(node, word, here, (now, wall));
         match heard {
             Hearing::Late => return false,
             Hearing::Known => {},
-            Hearing::Arrived(change) => self.write(change).await,
+            Hearing::Arrived(change) => drop(self.write(change).await),
         }
         true
     }
@@ -126,63 +125,97 @@ impl Registry {
         self.roll().forget(node);
     }
 
-    /// Writes down who has fallen silent. To be called about once a second.
+    /// Writes down who has fallen silent, and not gone to another replica. To be called about once a second.
     pub async fn sweep(&self) -> Vec<RollChange> {
         let now = self.config.clock.monotonic();
-        let silent = self.roll().sweep(now);
-        for change in &silent {
-            tracing::warn!(node = %change.node, "the agent is silent");
-            self.write(change.clone()).await;
+        let quiet = self.roll().sweep(now);
+        let mut silent = Vec::new();
+        for change in quiet {
+            if self.write(change.clone()).await {
+                tracing::warn!(node = %change.node, "the agent is silent");
+                silent.push(change);
+            }
         }
         silent
     }
 
-    /// Writes a change of presence; when that fails it comes up again with the next word or sweep.
-    async fn write(&self, change: RollChange) {
-        if let Err(error) = self.try_write(&change).await {
-            tracing::warn!(node = %change.node, %error, "failed to write presence");
-            self.roll().unwritten(&change);
+    /// Writes a change of presence, and says whether it is true now; when that fails it comes up again with the next
+    /// word or sweep.
+    async fn write(&self, change: RollChange) -> bool {
+        match self.try_write(&change).await {
+            Ok(true) => return true,
+            // It speaks to another replica, or there is no such node any more.
+            Ok(false) if !change.present => self.roll().forget(&change.node),
+            Ok(false) => {},
+            Err(error) => {
+                tracing::warn!(node = %change.node, %error, "failed to write presence");
+                self.roll().unwritten(&change);
+            },
         }
+        false
     }
 
-    async fn try_write(&self, change: &RollChange) -> Result<(), Error> {
-        let RegistryConfig {
-            store,
-            clock,
-            ids,
-            session,
-            ..
-        } = &self.config;
-        let key = heartbeat_lease_key(&change.node);
-        let entry = read(&**store, key.key()).await?;
+    async fn try_write(&self, change: &RollChange) -> Result<bool, Error> {
+        let RegistryConfig { store, session, .. } = &self.config;
+        let entry = read(&**store, heartbeat_lease_key(&change.node).key()).await?;
+        let known: Option<Presence> = decode(entry.as_ref())?;
+        if !may_replace(known.as_ref(), change, self.epoch()) {
+            return Ok(false);
+        }
         let presence = Presence {
-            epoch: session.owner().epoch,
+            epoch: self.epoch(),
             agent_incarnation: change.last.incarnation,
             sequence: change.last.sequence,
             present: change.present,
-            since: clock.wall(),
+            since: self.config.clock.wall(),
         };
-        let known: Option<Presence> = decode(entry.as_ref())?;
-        let newer = known.is_some_and(|known| {
-            (known.agent_incarnation, known.epoch) > (presence.agent_incarnation, presence.epoch)
-        });
-        if newer {
-            return Ok(());
-        }
-        let mut txn = FencedTxn::new(TxnId::fresh(&**ids), session);
+        self.put(session, &change.node, entry.as_ref(), &presence)
+            .await
+    }
+
+    /// Writes that an agent is silent whose replica is gone; the work of the shard's owner. False when its presence is not
+    /// that of this revision any more: then it was heard by somebody.
+    ///
+    /// # Errors
+    /// What the store says, and that somebody was faster.
+    pub async fn bury(&self, shard: &Shard, node: &str, revision: Revision) -> Result<bool, Error> {
+        let key = heartbeat_lease_key(node);
+        let entry = read(&*self.config.store, key.key()).await?;
+        let entry = entry.filter(|entry| entry.meta.mod_revision == revision);
+        let Some(known) = decode::<Presence>(entry.as_ref())? else {
+            return Ok(false);
+        };
+        let presence = Presence {
+            present: false,
+            since: self.config.clock.wall(),
+            ..known
+        };
+        self.put(shard, node, entry.as_ref(), &presence).await
+    }
+
+    async fn put(
+        &self,
+        fence: &(dyn Fence + Sync),
+        node: &str,
+        was: Option<&Entry>,
+        presence: &Presence,
+    ) -> Result<bool, Error> {
+        let RegistryConfig {
+            store, clock, ids, ..
+        } = &self.config;
+        let mut txn = FencedTxn::new(TxnId::fresh(&**ids), fence);
         // A node that was removed meanwhile must not get a presence again.
-        let agent = agent_key(&change.node);
+        let agent = agent_key(node);
         let record = read(&**store, agent.key()).await?;
-        let Some(record) = record else { return Ok(()) };
+        let Some(record) = record else {
+            return Ok(false);
+        };
         txn.require(agent.key(), Guard::of(Some(&record.meta)));
-        txn.put(
-            key,
-            Guard::of(entry.as_ref().map(|entry| &entry.meta)),
-            &presence,
-        );
+        let was = Guard::of(was.map(|entry| &entry.meta));
+        txn.put(heartbeat_lease_key(node), was, presence);
         let deadline = clock.monotonic().plus(PATIENCE);
         match commit(&**store, &**clock, &**ids, txn, deadline).await? {
-            Settled::Applied(_) => Ok(()),
+            Settled::Applied(_) => Ok(true),
             Settled::Lost { .. } => {
                 let detail = "somebody else wrote the presence or took the session";
                 Err(Error::new(Kind::Aborted, "PRESENCE_CONTESTED", detail))

@@ -264,11 +264,11 @@ pub enum Standing {
 pub fn standing(
     desired: ConfigVersion,
     status: Option<&StatusRecord>,
-    registered: bool,
+    seen: bool,
     alive: bool,
 ) -> Standing {
     match status {
-        _ if !registered => Standing::NeverSeen,
+        _ if !seen => Standing::NeverSeen,
         _ if !alive => Standing::Silent,
         Some(status) if !status.facts.holds.is_empty() => Standing::Held,
         Some(status) if status.current_config_version >= desired => Standing::Converged,

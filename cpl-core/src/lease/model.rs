@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Monotonic, Timestamp};
 use crate::ids::ReplicaId;
 use crate::store::{Key, Revision};
-use crate::txn::Fence;
+use crate::txn::{Fence, Guard};
 use crate::version::Epoch;
 
 /// The record of an ownership.
@@ -21,6 +21,33 @@ pub struct Owner {
     pub epoch: Epoch,
     /// When it was taken.
     pub since: Timestamp,
+}
+
+/// Which sessions there are at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Living {
+    /// Their epochs.
+    pub epochs: Vec<Epoch>,
+    /// The newest epoch that any session had shortly before, be it among them or not.
+    pub newest: Epoch,
+}
+
+impl Living {
+    /// Whether the session of this epoch has ended: one that began later than this was read has not.
+    pub fn has_ended(&self, epoch: Epoch) -> bool {
+        epoch <= self.newest && !self.epochs.contains(&epoch)
+    }
+}
+
+/// A session as somebody else sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenSession {
+    /// Whose it is.
+    pub owner: Owner,
+    pub(super) session: Guard,
+    pub(super) renewal: Guard,
+    /// How long it lasts after each renewal.
+    pub(super) lasts: Duration,
 }
 
 macro_rules! fence {
@@ -57,18 +84,16 @@ fence!(
     Session
 );
 fence!(
-    /// The proof that this process owns a shard.
+    /// The proof that this process owns the shard.
     Shard
 );
 
-/// What one process owns.
+/// The session of one process, and how long it lasts.
 #[derive(Clone, Debug)]
-pub struct Ownership {
-    /// Its session.
+pub struct Membership {
+    /// The session.
     pub session: Session,
-    /// The one shard.
-    pub shard: Shard,
-    /// On a shared store, when the claim was sent and the revision of its first renewal.
+    /// On a shared store, when its claim was sent and the revision of its first renewal.
     pub(super) renewed: Option<(Monotonic, Revision)>,
     pub(super) tenure: Arc<Tenure>,
 }
@@ -87,7 +112,7 @@ impl Tenure {
     }
 }
 
-impl Ownership {
+impl Membership {
     /// Whether it has to be held by [`hold`](super::hold).
     pub const fn is_renewed(&self) -> bool {
         self.renewed.is_some()

@@ -7,6 +7,8 @@ use crate::txn::{Claim, KeyKind, KeyRow};
 pub const SESSION: KeyKind<Claim> = KeyKind::new("/cpl/v1/sessions/{replica}");
 /// The renewals of sessions by replica, on shared stores.
 pub const RENEWAL: KeyKind<Claim> = KeyKind::new("/cpl/v1/session_renewals/{replica}");
+/// The newest epoch of a session.
+pub const EPOCH: KeyKind<Claim> = KeyKind::new("/cpl/v1/session_epoch");
 /// Owners by shard.
 pub const SHARD: KeyKind<Claim> = KeyKind::new("/cpl/v1/shards/{shard}");
 
@@ -17,5 +19,5 @@ pub fn is_of_a_session(key: &Key) -> bool {
 
 /// The rows of this slice.
 pub fn keys() -> Vec<KeyRow> {
-    vec![SESSION.row(), RENEWAL.row(), SHARD.row()]
+    vec![SESSION.row(), RENEWAL.row(), EPOCH.row(), SHARD.row()]
 }

@@ -158,6 +158,18 @@ impl ClaimTxn {
         Self(txn)
     }
 
+    /// Removes an ownership, which is as it was read, and takes nothing.
+    pub fn end(id: TxnId, key: TypedKey<Claim>, was: Guard) -> Self {
+        Self(Txn::new().with_id(id)).release(key, was)
+    }
+
+    /// Only while this is still held.
+    #[must_use]
+    pub fn under(mut self, fence: &dyn Fence) -> Self {
+        guard(&mut self.0, fence.key(), Guard::at(fence.revision()));
+        self
+    }
+
     /// Also takes `key`, which is as it was read.
     #[must_use]
     pub fn also<T: Serialize>(mut self, key: TypedKey<Claim>, was: Guard, value: &T) -> Self {

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cpl_core::ids::{ReplicaId, SealId, StoreId, TxnId};
-use cpl_core::lease::{Ownership, SessionTimes, claim, hold, release};
+use cpl_core::lease::{
+    Membership, Place, SessionTimes, Sessions, Shard, begin, hold, reap, release, take_shard,
+};
 use cpl_core::store::{
     Commit, Cursor, Entry, Error, Key, Limits, ListRequest, MemoryStore, Outcome, Page, Range,
     Read, Revision, Store, Txn, WatchStream,
@@ -19,46 +21,9 @@ use cpl_core::store::{
 use cpl_core::txn::{Fence, FencedTxn, Guard, Held, KeyKind, Settled, commit};
 use cpl_core::version::Epoch;
 use cpl_host::Host;
-use futures::future::select;
+use futures::future::{Either, select};
 
 const NOTE: KeyKind<Held> = KeyKind::new("/cpl/v1/notes/{name}");
-
-#[tokio::test]
-async fn a_predecessor_can_no_longer_write_once_its_shard_is_taken() {
-    let host = Host::new();
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreId(1), Arc::clone(&host.clock)));
-    let times = SessionTimes::default();
-    let take = |replica| {
-        claim(
-            &*store,
-            &*host.clock,
-            &*host.ids,
-            ReplicaId(replica),
-            &times,
-        )
-    };
-    let old = take(1).await.unwrap();
-    let new = take(2).await.unwrap();
-    assert_eq!(
-        (old.shard.owner().epoch, new.shard.owner().epoch),
-        (Epoch(1), Epoch(2))
-    );
-
-    for (name, fence, may) in [
-        ("old shard", &old.shard as &dyn Fence, false),
-        ("old session", &old.session, false),
-        ("new shard", &new.shard, true),
-        ("new session", &new.session, true),
-    ] {
-        let mut txn = FencedTxn::new(TxnId::fresh(&*host.ids), fence);
-        txn.put(NOTE.key(&[name]), Guard::ABSENT, &1);
-        let deadline = host.clock.monotonic();
-        let settled = commit(&*store, &*host.clock, &*host.ids, txn, deadline)
-            .await
-            .unwrap();
-        assert_eq!(matches!(settled, Settled::Applied(_)), may, "{name}");
-    }
-}
 
 /// A store that several processes share, in memory.
 #[derive(Debug)]
@@ -121,6 +86,15 @@ const SHORT: SessionTimes = SessionTimes {
     skew: Duration::from_millis(200),
 };
 
+fn place<'a>(host: &'a Host, store: &'a dyn Store, times: &'a SessionTimes) -> Place<'a> {
+    Place {
+        store,
+        clock: &*host.clock,
+        ids: &*host.ids,
+        times,
+    }
+}
+
 struct Replicas {
     host: Host,
     store: Shared,
@@ -136,17 +110,41 @@ impl Replicas {
         Self { host, store }
     }
 
-    async fn claim(&self, replica: u128) -> Ownership {
-        let Host { clock, ids, .. } = &self.host;
-        claim(&self.store, &**clock, &**ids, ReplicaId(replica), &SHORT)
-            .await
-            .unwrap()
+    fn place(&self) -> Place<'_> {
+        place(&self.host, &self.store, &SHORT)
     }
 
-    async fn hold(&self, ownership: &Ownership) -> String {
-        let Host { clock, ids, .. } = &self.host;
-        let lost = hold(&self.store, &**clock, &**ids, ownership, &SHORT).await;
-        lost.to_string()
+    async fn begin(&self, replica: u128) -> Membership {
+        begin(self.place(), ReplicaId(replica)).await.unwrap()
+    }
+
+    async fn take(&self, membership: &Membership) -> Result<Shard, cpl_core::error::Error> {
+        take_shard(self.place(), membership).await
+    }
+
+    /// A process that has the shard, and does not renew its session.
+    async fn first(&self) -> (Membership, Shard) {
+        let first = self.begin(1).await;
+        let shard = self.take(&first).await.unwrap();
+        (first, shard)
+    }
+
+    /// Holds a session while something else is awaited.
+    async fn holding<T>(&self, membership: &Membership, what: impl Future<Output = T>) -> T {
+        let (held, what) = (pin!(self.hold(membership)), pin!(what));
+        match select(held, what).await {
+            Either::Left((lost, _)) => panic!("{lost}"),
+            Either::Right((done, _)) => done,
+        }
+    }
+
+    async fn hold(&self, membership: &Membership) -> String {
+        hold(self.place(), membership).await.to_string()
+    }
+
+    async fn release(&self, membership: &Membership, shard: Option<&Shard>) {
+        let own = (membership, shard);
+        release(self.place(), own, SHORT.ttl).await.unwrap();
     }
 
     async fn may_write(&self, fence: &(dyn Fence + Sync), name: &str) -> bool {
@@ -159,44 +157,49 @@ impl Replicas {
 }
 
 #[tokio::test]
-async fn while_a_holder_renews_the_others_stand_by() {
+async fn while_a_holder_renews_the_others_stand_by_and_have_sessions() {
     let replicas = Replicas::new();
-    let first = replicas.claim(1).await;
-    let second = pin!(replicas.claim(2));
-    let holding = pin!(replicas.hold(&first));
-    let waited = select(second, holding);
-    let waited = tokio::time::timeout(Duration::from_secs(4), waited).await;
-    assert!(waited.is_err(), "nobody took over and nothing was lost");
-    assert!(replicas.may_write(&first.shard, "first").await);
+    let (first, shard) = replicas.first().await;
+    let second = replicas.begin(2).await;
+    let taking = replicas.holding(&second, replicas.take(&second));
+    let waited = tokio::time::timeout(Duration::from_secs(4), replicas.holding(&first, taking));
+    assert!(
+        waited.await.is_err(),
+        "nobody took over and nothing was lost"
+    );
+    assert!(replicas.may_write(&shard, "shard").await);
+    assert!(replicas.may_write(&second.session, "session").await);
 }
 
 #[tokio::test]
 async fn a_holder_that_is_gone_is_succeeded_and_cannot_write_when_it_wakes_up() {
     let replicas = Replicas::new();
-    let first = replicas.claim(1).await;
+    let (first, shard) = replicas.first().await;
     let start = replicas.host.clock.monotonic();
-    let second = replicas.claim(2).await;
+    let second = replicas.begin(2).await;
+    let taken = replicas.holding(&second, replicas.take(&second));
+    let taken = taken.await.unwrap();
     let waited = replicas.host.clock.monotonic().since(start);
     assert!(waited >= SHORT.ttl + SHORT.skew, "{waited:?}");
     assert!(waited < Duration::from_secs(4), "{waited:?}");
-    assert_eq!(second.shard.owner().epoch, Epoch(2));
+    assert_eq!(taken.owner().epoch, Epoch(2));
     for (fence, may) in [
-        (&first.shard as &(dyn Fence + Sync), false),
+        (&shard as &(dyn Fence + Sync), false),
         (&first.session, false),
-        (&second.shard, true),
+        (&taken, true),
     ] {
         assert_eq!(replicas.may_write(fence, "note").await, may);
     }
-    let now = || replicas.host.clock.monotonic();
-    assert!(!first.lasts(now()) && second.lasts(now()));
+    assert!(!first.lasts(replicas.host.clock.monotonic()));
     let told = replicas.hold(&first).await;
     assert!(told.contains("paused for longer"), "{told}");
+    let again = replicas.take(&first).await.unwrap_err();
+    assert_eq!(again.reason(), "SESSION_LOST");
 }
 
 #[tokio::test]
-async fn a_session_that_was_taken_over_is_lost_at_the_next_renewal() {
+async fn a_session_that_was_ended_is_lost_at_the_next_renewal() {
     let replicas = Replicas::new();
-    let Host { clock, ids, .. } = &replicas.host;
     let at_once = SessionTimes {
         ttl: Duration::from_millis(1),
         skew: Duration::ZERO,
@@ -204,49 +207,110 @@ async fn a_session_that_was_taken_over_is_lost_at_the_next_renewal() {
     };
     // It says that it lasts almost no time, as one whose clock is far too fast would see it: the epoch
     // decides, not the time.
-    let [first, second] = [1, 2].map(ReplicaId);
-    let first = claim(&replicas.store, &**clock, &**ids, first, &at_once)
-        .await
-        .unwrap();
-    let second = claim(&replicas.store, &**clock, &**ids, second, &at_once)
-        .await
-        .unwrap();
+    let mut taken = Vec::new();
+    for replica in [1, 2].map(ReplicaId) {
+        let hasty = place(&replicas.host, &replicas.store, &at_once);
+        let own = begin(hasty, replica).await.unwrap();
+        taken.push((take_shard(hasty, &own).await.unwrap(), own));
+    }
     let patient = SessionTimes::default();
-    let lost = hold(&replicas.store, &**clock, &**ids, &first, &patient).await;
+    let patient = place(&replicas.host, &replicas.store, &patient);
+    let lost = hold(patient, &taken[0].1).await;
     let told = lost.to_string();
-    assert!(told.contains("another replica took over"), "{told}");
-    assert!(replicas.may_write(&second.session, "note").await);
+    assert!(told.contains("another replica has ended it"), "{told}");
+    assert!(replicas.may_write(&taken[1].1.session, "note").await);
 }
 
 #[tokio::test]
 async fn what_is_released_is_taken_at_once() {
     let replicas = Replicas::new();
-    let first = replicas.claim(1).await;
-    let Host { clock, ids, .. } = &replicas.host;
-    let patience = Duration::from_secs(1);
-    release(&replicas.store, &**clock, &**ids, &first, patience)
-        .await
-        .unwrap();
-    assert!(!replicas.may_write(&first.shard, "first").await);
+    let (first, shard) = replicas.first().await;
+    replicas.release(&first, Some(&shard)).await;
+    assert!(!replicas.may_write(&shard, "shard").await);
+    assert!(!replicas.may_write(&first.session, "session").await);
+    let clock = Arc::clone(&replicas.host.clock);
     let start = clock.monotonic();
-    replicas.claim(2).await;
+    let second = replicas.begin(2).await;
+    assert!(second.session.owner().epoch > first.session.owner().epoch);
+    replicas.take(&second).await.unwrap();
     assert!(clock.monotonic().since(start) < SHORT.ttl);
     // Twice does nothing, least of all to the successor.
-    release(&replicas.store, &**clock, &**ids, &first, patience)
-        .await
-        .unwrap();
+    replicas.release(&first, Some(&shard)).await;
+    assert!(replicas.may_write(&second.session, "note").await);
 }
 
 #[tokio::test]
 async fn a_renewal_that_comes_late_does_not_keep_what_is_released() {
     let replicas = Replicas::new();
-    let first = replicas.claim(1).await;
-    let Host { clock, ids, .. } = &replicas.host;
-    replicas.store.late.store(true, Ordering::SeqCst);
-    release(&replicas.store, &**clock, &**ids, &first, SHORT.ttl)
-        .await
-        .unwrap();
-    assert!(!replicas.store.late.load(Ordering::SeqCst));
-    let session = replicas.store.get(first.session.key()).await.unwrap();
-    assert_eq!(session.value, None);
+    for shard in [true, false] {
+        let own = replicas.begin(1).await;
+        let shard = if shard {
+            Some(replicas.take(&own).await.unwrap())
+        } else {
+            None
+        };
+        replicas.store.late.store(true, Ordering::SeqCst);
+        replicas.release(&own, shard.as_ref()).await;
+        assert!(!replicas.store.late.load(Ordering::SeqCst));
+        let session = replicas.store.get(own.session.key()).await.unwrap();
+        assert_eq!(session.value, None);
+    }
+}
+
+/// The owner of the shard ends the sessions of those who are gone, and of nobody else.
+#[tokio::test]
+async fn sessions_that_nobody_renews_are_ended() {
+    let replicas = Replicas::new();
+    let clock = &replicas.host.clock;
+    let (first, shard) = replicas.first().await;
+    let (gone, there) = (replicas.begin(2).await, replicas.begin(3).await);
+    let start = clock.monotonic();
+    let mut known = Sessions::default();
+    let reaping = async {
+        loop {
+            let living = reap(replicas.place(), &shard, &mut known).await.unwrap();
+            if living.has_ended(gone.session.owner().epoch) {
+                return living;
+            }
+            clock.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let living = replicas
+        .holding(&first, replicas.holding(&there, reaping))
+        .await;
+    assert!(clock.monotonic().since(start) >= SHORT.ttl + SHORT.skew);
+    let own = |membership: &Membership| membership.session.owner().epoch;
+    assert_eq!(living.epochs, [own(&first), own(&there)]);
+    assert!(!replicas.may_write(&gone.session, "gone").await);
+    assert!(replicas.may_write(&there.session, "there").await);
+    let told = replicas.hold(&gone).await;
+    assert!(told.contains("paused for longer"), "{told}");
+}
+
+#[tokio::test]
+async fn on_a_store_of_one_process_a_new_session_ends_the_one_before() {
+    let host = Host::new();
+    let store = MemoryStore::new(StoreId(1), Arc::clone(&host.clock));
+    let Host { clock, ids, .. } = &host;
+    let mut before: Option<(Membership, Shard)> = None;
+    for replica in [1, 2, 3].map(ReplicaId) {
+        let times = SessionTimes::default();
+        let alone = place(&host, &store, &times);
+        let own = begin(alone, replica).await.unwrap();
+        let start = clock.monotonic();
+        let shard = take_shard(alone, &own).await.unwrap();
+        assert!(clock.monotonic().since(start) < Duration::from_secs(1));
+        for fence in before.iter().flat_map(|(own, shard)| {
+            [
+                &own.session as &(dyn Fence + Sync),
+                shard as &(dyn Fence + Sync),
+            ]
+        }) {
+            let mut txn = FencedTxn::new(TxnId::fresh(&**ids), fence);
+            txn.put(NOTE.key(&["note"]), Guard::ABSENT, &1);
+            let settled = commit(&store, &**clock, &**ids, txn, clock.monotonic());
+            assert!(matches!(settled.await.unwrap(), Settled::Lost { .. }));
+        }
+        before = Some((own, shard));
+    }
 }

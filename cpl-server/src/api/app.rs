@@ -83,13 +83,12 @@ impl App {
     pub(super) fn leads(&self) -> Result<(), ApiError> {
         if self
             .plane
-            .ownership
+            .membership
             .lasts(self.plane.host.clock.monotonic())
         {
             return Ok(());
         }
-        let detail =
-            "this server was away for longer than its session lasts; another one may lead by now";
+        let detail = "this server was away for longer than its session lasts; others may have gone on without it";
         Err(ApiError::new(Code::Unavailable, "SESSION_LOST", detail))
     }
 

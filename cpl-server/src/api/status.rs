@@ -48,7 +48,8 @@ impl Node {
         standing(
             self.desired,
             self.status.as_ref(),
-            self.agent.is_some(),
+            // Registered and not heard yet is not silent.
+            self.agent.is_some() && self.since.is_some(),
             self.alive,
         )
     }
@@ -92,7 +93,13 @@ impl Lens {
             .get("desired_config_version")
             .and_then(Value::as_u64);
         let presence: Option<Presence> = snapshot.record(heartbeat_lease_key(name).key());
-        let live = self.app.plane.registry.last_heard(name);
+        // What this replica knows counts only of agents that speak to it.
+        let registry = &self.app.plane.registry;
+        let here = |presence: &Presence| presence.epoch == registry.epoch();
+        let live = presence
+            .as_ref()
+            .filter(|presence| here(presence))
+            .and_then(|_| registry.last_heard(name));
         let alive = match live {
             Some((_, present)) => present,
             None => presence.as_ref().is_some_and(|presence| presence.present),

@@ -8,7 +8,7 @@ use futures::future::{Either, select};
 use tokio::sync::watch;
 
 use super::appender::{Appender, PATIENCE};
-use crate::agent::{AgentRecord, Heard, Registry, agent_key};
+use crate::agent::{AgentRecord, Heard, Presence, Registry, agent_key, heartbeat_lease_key};
 use crate::clock::Clock;
 use crate::delivery::model::{
     Delivered, Fact, LogEntry, Rendered, Report, StatusRecord, SyncAnswer, SyncCall, System,
@@ -112,16 +112,16 @@ impl Deliveries {
     pub async fn sync(&self, call: SyncCall) -> Result<SyncAnswer, Error> {
         // On the heap while they run: the future of an agent that waits has no room for them, ten
         // thousand times.
-        Box::pin(self.admit(&call)).await?;
+        let here = Box::pin(self.admit(&call)).await?;
         let word = Heard {
             incarnation: call.agent_incarnation,
             sequence: call.sequence,
         };
-        if !Box::pin(self.config.registry.hear(&call.node, word)).await {
+        if !Box::pin(self.config.registry.hear(&call.node, word, here)).await {
             let detail = "a later call of this agent has arrived already";
             return Err(Error::new(Kind::Aborted, "SEQUENCE_STALE", detail));
         }
-        Box::pin(self.append(&call)).await?;
+        Box::pin(self.append(&call, here)).await?;
         let answer = self.answer(&call).await?;
         if let SyncAnswer::Configuration(delivered) = &answer {
             self.note_sent(&call.node, delivered.version);
@@ -129,7 +129,8 @@ impl Deliveries {
         Ok(answer)
     }
 
-    async fn admit(&self, call: &SyncCall) -> Result<(), Error> {
+    /// Whether the call is one to be answered; says whether the agent was heard here the last time.
+    async fn admit(&self, call: &SyncCall) -> Result<bool, Error> {
         let head = self.config.store.head().await;
         let head = head.map_err(|error| Error::store("read the head", error))?;
         let limit = self.config.clock.sleep(PATIENCE);
@@ -167,12 +168,15 @@ impl Deliveries {
                 let detail = format!("{node} has received a version above {head}, the newest here");
                 return Err(Error::new(Kind::OutOfRange, "VERSION_AHEAD", detail));
             }
-            Ok(())
+            let presence: Option<Presence> = snapshot.record(heartbeat_lease_key(node).key());
+            let epoch = self.config.registry.epoch();
+            Ok(presence.is_some_and(|presence| presence.present && presence.epoch == epoch))
         })
     }
 
-    /// Appends what the agent says, when it is news.
-    async fn append(&self, call: &SyncCall) -> Result<(), Error> {
+    /// Appends what the agent says, when it is news. An agent that comes from another replica may have said something
+    /// else there that is not folded yet.
+    async fn append(&self, call: &SyncCall, here: bool) -> Result<(), Error> {
         let report = Report {
             node: call.node.clone(),
             agent_incarnation: call.agent_incarnation,
@@ -193,7 +197,7 @@ impl Deliveries {
         let known = before.is_some_and(|before| {
             before.agent_incarnation == report.agent_incarnation && before.facts == report.facts
         });
-        if known {
+        if known && (here || self.config.store.limits().exclusive) {
             return Ok(());
         }
         let sent = self.sent().remove(&call.node).unwrap_or_default();

@@ -22,8 +22,8 @@ use crate::txn::{FencedTxn, Guard, Settled, commit, decode};
 
 /// Nodes of one folding transaction: status, log and task of each, within every backend's limits.
 const NODES: usize = 30;
-/// Pause of the folder after an error, and longest time between two looks.
-const FOLD_PAUSE: Duration = Duration::from_secs(1);
+/// Pause of the folder after an error, and longest time between two looks: other replicas append, too.
+const FOLD_PAUSE: Duration = Duration::from_millis(250);
 
 /// Folds appended facts into status and log: the work of the shard's owner.
 #[derive(Debug)]

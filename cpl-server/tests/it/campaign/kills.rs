@@ -38,7 +38,8 @@ pub(super) struct Seen {
 }
 
 pub(super) struct Campaign {
-    pub(super) serve: Serve,
+    /// All on one store; mostly one.
+    pub(super) serves: Vec<Serve>,
     pub(super) nodes: Vec<Node>,
     changers: Vec<Changer>,
     in_flight: Arc<AtomicUsize>,
@@ -53,26 +54,25 @@ pub(super) struct Campaign {
 type Changing = JoinHandle<(Changer, Vec<Told>)>;
 
 impl Campaign {
-    pub(super) async fn start(mut serve: Serve, place: &Place<'_>, seed: u64) -> Self {
-        serve.start();
-        serve.ready().await;
+    pub(super) async fn start(mut serves: Vec<Serve>, place: &Place<'_>, seed: u64) -> Self {
+        for serve in &mut serves {
+            serve.start();
+            serve.ready().await;
+        }
+        let client = client_of(&serves);
         let in_flight = Arc::default();
         let (stop, _) = watch::channel(false);
         let mut changers = Vec::new();
         for number in 0..CLIENTS {
             let stream = Stream {
-                client: serve.client(),
+                client: client_of(&serves),
                 in_flight: Arc::clone(&in_flight),
                 stop: stop.subscribe(),
             };
             let changer = Changer::new(stream, number);
             let headers = [("x-request-id", &*format!("setup-{number}.1"))];
             let body = manifests(&[changer.web()]);
-            let (status, answer) = serve
-                .client()
-                .post("/v1/apply", &body, &headers)
-                .await
-                .unwrap();
+            let (status, answer) = client.post("/v1/apply", &body, &headers).await.unwrap();
             assert_eq!(status, 200, "{answer}");
             changers.push(changer);
         }
@@ -80,10 +80,19 @@ impl Campaign {
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         let mut nodes = Vec::new();
         for number in 1..=3 {
-            nodes.push(Node::start(&serve, place, number, &groups).await);
+            // Each begins with another server.
+            let first = usize::from(number) % serves.len();
+            let urls: Vec<String> = serves
+                .iter()
+                .cycle()
+                .skip(first)
+                .map(Serve::url)
+                .take(serves.len())
+                .collect();
+            nodes.push(Node::start(&client, &urls.join(","), place, number, &groups).await);
         }
         let campaign = Self {
-            serve,
+            serves,
             nodes,
             changers,
             in_flight,
@@ -117,7 +126,9 @@ impl Campaign {
     pub(super) async fn finish(&mut self, running: Vec<Changing>) {
         let clock = Host::new().clock;
         let restarted = clock.monotonic();
-        self.seen.ready.push(self.serve.ready().await);
+        for serve in &self.serves {
+            self.seen.ready.push(serve.ready().await);
+        }
         self.stop.send_replace(true);
         for client in running {
             let (changer, told) = client.await.unwrap();
@@ -138,16 +149,17 @@ impl Campaign {
     async fn kill(&mut self) {
         let while_starting = self.chance.next().is_multiple_of(5);
         let wait = self.chance.next();
+        let which = usize::try_from(wait / 7).unwrap() % self.serves.len();
         if while_starting {
             tokio::time::sleep(Duration::from_micros(wait % 60_000)).await;
         } else {
-            self.seen.ready.push(self.serve.ready().await);
+            self.seen.ready.push(self.serves[which].ready().await);
             tokio::time::sleep(Duration::from_micros(wait % 300_000)).await;
             if !wait.is_multiple_of(3) {
                 self.something_under_way().await;
             }
         }
-        self.serve.kill();
+        self.serves[which].kill();
         let requests = self.in_flight.load(Ordering::SeqCst);
         let phase = match (while_starting, requests) {
             (true, _) => STARTING,
@@ -157,7 +169,7 @@ impl Campaign {
         *self.seen.under_way.entry(phase).or_default() += 1;
         self.seen.requests_under_way += if while_starting { 0 } else { requests };
         self.seen.kills += 1;
-        self.serve.start();
+        self.serves[which].start();
     }
 
     /// Waits a little until a change was just sent.
@@ -170,8 +182,13 @@ impl Campaign {
         }
     }
 
+    /// A client of all servers.
+    pub(super) fn client(&self) -> Client {
+        client_of(&self.serves)
+    }
+
     pub(super) async fn converged(&self) {
-        let client = self.serve.client();
+        let client = self.client();
         let version = global_version(&client).await;
         for node in &self.nodes {
             node.converged(&client, version).await;
@@ -195,7 +212,7 @@ impl Campaign {
     }
 
     pub(super) async fn recorded(&self) -> Recorded {
-        let client = self.serve.client();
+        let client = self.client();
         let mut recorded = Recorded {
             global_version: global_version(&client).await,
             ..Recorded::default()
@@ -210,7 +227,14 @@ impl Campaign {
     }
 }
 
+fn client_of(serves: &[Serve]) -> Client {
+    serves[0].client_of(&serves.iter().collect::<Vec<_>>())
+}
+
+/// The newest version. A server tells the one that it has seen; once it is ready that is the newest one.
 async fn global_version(client: &Client) -> u64 {
+    let (status, ready) = client.get("/readyz").await.unwrap();
+    assert_eq!(status, 200, "{ready}");
     let (_, version) = client.get("/version").await.unwrap();
     version["global_version"].as_u64().unwrap()
 }
@@ -250,8 +274,13 @@ fn report(seed: u64, seen: &Seen, lost: Lost) {
 
 /// Runs the campaign and looks at what it hit.
 async fn run(serve: Serve, place: &Place<'_>) {
+    run_all(vec![serve], place).await;
+}
+
+/// The same with several servers on one store, a random one of which is killed each time.
+pub(super) async fn run_all(serves: Vec<Serve>, place: &Place<'_>) -> Campaign {
     let (rounds, seed) = (setting("CPL_KILL_ROUNDS", 20), setting("CPL_KILL_SEED", 1));
-    let mut campaign = Campaign::start(serve, place, seed).await;
+    let mut campaign = Campaign::start(serves, place, seed).await;
     while campaign.seen.kills < rounds {
         let kills = KILLS_OF_A_LEG.min(rounds - campaign.seen.kills);
         campaign.leg(kills).await;
@@ -270,6 +299,7 @@ async fn run(serve: Serve, place: &Place<'_>) {
         rounds < 20 || lost.before_the_commit + lost.after_the_commit > 0,
         "{lost:?}"
     );
+    campaign
 }
 
 /// The same on a store where the next process must wait for the session of the one that was killed, which

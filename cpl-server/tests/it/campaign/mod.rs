@@ -9,3 +9,4 @@ mod kills;
 mod moves;
 mod nodes;
 mod output;
+mod replicas;

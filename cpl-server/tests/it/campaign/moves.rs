@@ -23,7 +23,7 @@ fn move_store(campaign: &mut Campaign, from: Option<&str>, to: &str) {
     let source: Vec<&str> = from.iter().flat_map(|from| ["--from", from]).collect();
     let run = |verb| {
         let words = [&["store", verb], source.as_slice(), &["--to", to]].concat();
-        let ran = tokio::task::block_in_place(|| campaign.serve.cpl(&words));
+        let ran = tokio::task::block_in_place(|| campaign.serves[0].cpl(&words));
         let said = String::from_utf8(ran.stderr).unwrap();
         assert!(ran.status.success(), "{words:?}: {said}");
         said
@@ -36,9 +36,9 @@ fn move_store(campaign: &mut Campaign, from: Option<&str>, to: &str) {
     let verified = run("verify");
     assert!(verified.contains("the copy is equal"), "{verified}");
     figures(format_args!("{took:?}\n{copied}"));
-    campaign.serve.kill();
-    campaign.serve.move_to(to, TTL);
-    campaign.serve.start();
+    campaign.serves[0].kill();
+    campaign.serves[0].move_to(to, TTL);
+    campaign.serves[0].start();
 }
 
 /// From a file to PostgreSQL, to etcd, and to a file again, under load; then once more at rest, when agents have nothing to
@@ -52,7 +52,7 @@ async fn a_store_moves_under_load_and_agents_notice_nothing() {
         net: 50,
         converge: Duration::from_secs(25),
     };
-    let mut campaign = Campaign::start(Serve::new(&dir.path().join("data")), &place, 1).await;
+    let mut campaign = Campaign::start(vec![Serve::new(&dir.path().join("data"))], &place, 1).await;
     let ids = |campaign: &Campaign| campaign.nodes.iter().map(Node::id).collect::<Vec<_>>();
     let agents = ids(&campaign);
     let file = |name: &str| format!("embedded:{}", dir.path().join(name).display());
@@ -67,13 +67,13 @@ async fn a_store_moves_under_load_and_agents_notice_nothing() {
         let running = campaign.change();
         tokio::time::sleep(LOAD).await;
         move_store(&mut campaign, from, to);
-        campaign.serve.ready().await;
+        campaign.serves[0].ready().await;
         tokio::time::sleep(LOAD).await;
         campaign.finish(running).await;
     }
     let haproxy = campaign.nodes[0].processes();
     move_store(&mut campaign, None, &fourth);
-    campaign.serve.ready().await;
+    campaign.serves[0].ready().await;
     campaign.converged().await;
     // Longer than an agent is kept waiting.
     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -89,7 +89,7 @@ async fn a_store_moves_under_load_and_agents_notice_nothing() {
         told.len()
     ));
     assert!(told.len() > 30, "there was load: {}", told.len());
-    let (_, version) = campaign.serve.client().get("/version").await.unwrap();
+    let (_, version) = campaign.serves[0].client().get("/version").await.unwrap();
     assert_eq!(
         version["identity"]["incarnation"], 5,
         "four moves: {version}"

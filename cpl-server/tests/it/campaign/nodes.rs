@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{manifests, node};
 use crate::live::fleet::{Processes, agent_command};
-use crate::live::process::{Client, Serve};
+use crate::live::process::Client;
 
 /// When a node that has not converged is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +32,8 @@ pub(super) struct Node {
 impl Node {
     /// A node that serves these target groups, and its agent.
     pub(super) async fn start(
-        serve: &Serve,
+        client: &Client,
+        servers: &str,
         place: &Place<'_>,
         number: u8,
         groups: &[&str],
@@ -40,7 +41,6 @@ impl Node {
         let name = format!("node-{number}");
         let dir = place.dir.join(&name);
         std::fs::create_dir(&dir).unwrap();
-        let client = serve.client();
         let address = IpAddr::from([127, 0, place.net, 10 + number]).to_string();
         let wanted = manifests(&[node(&name, &address, groups)]);
         let headers = [("x-request-id", &*format!("setup-{name}.1"))];
@@ -50,7 +50,7 @@ impl Node {
         let (status, token) = client.post(&join, &json!({}), &[]).await.unwrap();
         assert_eq!(status, 201, "{token}");
         std::fs::write(dir.join("join.token"), token["secret"].as_str().unwrap()).unwrap();
-        let mut command = agent_command(&name, &serve.url(), &dir);
+        let mut command = agent_command(&name, servers, &dir);
         let child = match number {
             1 => command.args(["--driver", "haproxy", "--stop-data-plane-on-exit"]),
             _ => command.args(["--driver", "render"]),

@@ -146,7 +146,7 @@ impl Serve {
         let clock = Host::new().clock;
         let started = clock.monotonic();
         let elapsed = || clock.monotonic().since(started);
-        let client = Client::new(&self.url(), None);
+        let client = Client::new(vec![self.url()], None);
         loop {
             if let Some((200, _)) = client.get("/readyz").await {
                 return elapsed();
@@ -159,10 +159,25 @@ impl Serve {
         }
     }
 
+    /// SIGTERM, and waits until the process has ended; says how long that took.
+    pub(crate) async fn terminate(&mut self) -> Duration {
+        let clock = Host::new().clock;
+        let started = clock.monotonic();
+        self.signal("-TERM");
+        assert_eq!(self.ended().await, Some(0));
+        clock.monotonic().since(started)
+    }
+
     /// An administrator's client.
     pub(crate) fn client(&self) -> Client {
+        self.client_of(&[self])
+    }
+
+    /// A client of several servers of one store, with this one's token.
+    pub(crate) fn client_of(&self, servers: &[&Self]) -> Client {
         let token = std::fs::read_to_string(self.dir.join("admin.token")).unwrap();
-        Client::new(&self.url(), Some(token.trim()))
+        let urls = servers.iter().map(|serve| serve.url()).collect();
+        Client::new(urls, Some(token.trim()))
     }
 }
 
@@ -180,8 +195,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(url: &str, token: Option<&str>) -> Self {
-        let http = HttpConfig::new(url.to_owned());
+    pub(crate) fn new(urls: Vec<String>, token: Option<&str>) -> Self {
+        let http = HttpConfig {
+            servers: urls,
+            ..HttpConfig::new(String::new())
+        };
         let transport = HttpControlPlaneTransport::new(&http, Host::new().clock).unwrap();
         Self {
             transport: Arc::new(transport),
