@@ -20,6 +20,8 @@ use crate::plane::place;
 
 /// How often the sessions of others are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Agents of replicas that are gone that are written down in one look.
+const AT_ONCE: usize = 500;
 
 /// What the owner of the shard works with.
 #[derive(Debug)]
@@ -130,8 +132,10 @@ impl Leading {
             self.adopt(orphans, &living);
             *before = Some(living.epochs);
         }
-        for (node, revision) in orphans.silent(self.host.clock.monotonic()) {
-            if self.registry.bury(shard, &node, revision).await? {
+        for (node, revision) in orphans.silent(self.host.clock.monotonic(), AT_ONCE) {
+            let silent = self.registry.bury(shard, &node, revision).await?;
+            orphans.done(&node);
+            if silent {
                 tracing::warn!(node, "the agent is silent since its replica is gone");
                 let grace = self.registry.grace().as_secs();
                 let message = format!("nothing was heard for {grace} s after its replica had gone");

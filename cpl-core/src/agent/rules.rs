@@ -184,19 +184,20 @@ impl Orphans {
         }
     }
 
-    /// Those whose grace is over, with the revision of the presence that is not true any more; they are forgotten.
-    pub fn silent(&mut self, now: Monotonic) -> Vec<(String, Revision)> {
-        let grace = self.grace;
-        let over = |(_, since): &(Revision, Monotonic)| now.since(*since) > grace;
-        let due: Vec<(String, Revision)> = self
-            .since
+    /// Some of those whose grace is over, with the revision of the presence that is not true any more. They come up
+    /// again until they are [done](Self::done).
+    pub fn silent(&self, now: Monotonic, most: usize) -> Vec<(String, Revision)> {
+        let over = |since: &Monotonic| now.since(*since) > self.grace;
+        self.since
             .iter()
-            .filter(|(_, noted)| over(noted))
+            .filter(|(_, (_, since))| over(since))
             .map(|(node, (revision, _))| (node.clone(), *revision))
-            .collect();
-        for (node, _) in &due {
-            self.since.remove(node);
-        }
-        due
+            .take(most)
+            .collect()
+    }
+
+    /// Forgets an agent that was written down, or has been heard.
+    pub fn done(&mut self, node: &str) {
+        self.since.remove(node);
     }
 }

@@ -123,10 +123,14 @@ fn an_agent_whose_replica_is_gone_gets_one_full_grace() {
     orphans.adopt(there.into_iter(), &living, at(100).0);
     // To be seen again does not begin anew.
     orphans.adopt(there.into_iter(), &living, at(105).0);
-    assert_eq!(orphans.silent(at(110).0), []);
-    let due = orphans.silent(at(111).0);
-    assert_eq!(due, [("dead".to_owned(), Revision(10))]);
-    assert_eq!(orphans.silent(at(200).0), []);
+    assert_eq!(orphans.silent(at(110).0, 9), []);
+    for _ in 0..2 {
+        let due = orphans.silent(at(111).0, 9);
+        assert_eq!(due, [("dead".to_owned(), Revision(10))], "until it is done");
+    }
+    assert_eq!(orphans.silent(at(111).0, 0), []);
+    orphans.done("dead");
+    assert_eq!(orphans.silent(at(200).0, 9), []);
 }
 
 #[test]

@@ -221,6 +221,19 @@ async fn try_take(
         there.iter().find(theirs)
     };
     let holder = before.as_ref().and_then(held_by);
+    let taken = |owner: Owner, revision| {
+        Taken::Shard(Shard {
+            owner,
+            key: shard_key().into_key(),
+            revision,
+        })
+    };
+    if let (Some(before), Some(entry)) = (&before, &entry)
+        && before.holder == own.holder
+    {
+        // An earlier claim whose answer was lost.
+        return Ok(taken(before.clone(), entry.meta.mod_revision));
+    }
     let owner = Owner {
         holder: own.holder,
         epoch: before.as_ref().map_or(Epoch(1), |owner| owner.epoch.next()),
@@ -236,11 +249,7 @@ async fn try_take(
         txn = ending(txn, holder);
     }
     match commit(store, clock, ids, txn, now.plus(PATIENCE)).await? {
-        Settled::Applied(revision) => Ok(Taken::Shard(Shard {
-            owner,
-            key: shard_key().into_key(),
-            revision,
-        })),
+        Settled::Applied(revision) => Ok(taken(owner, revision)),
         Settled::Lost { .. } => Ok(Taken::Contested),
     }
 }

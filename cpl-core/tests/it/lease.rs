@@ -314,3 +314,12 @@ async fn on_a_store_of_one_process_a_new_session_ends_the_one_before() {
         before = Some((own, shard));
     }
 }
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_found() {
+    let replicas = Replicas::new();
+    let (first, shard) = replicas.first().await;
+    let again = replicas.take(&first).await.unwrap();
+    assert_eq!(again, shard);
+    assert!(replicas.may_write(&again, "shard").await);
+}
