@@ -183,6 +183,9 @@ pub(super) fn excuse(cell: Cell) -> Option<&'static str> {
         (Call::Seal, Failed(Class::Rejected), State::Unsettled) => {
             "whose seal it is has nothing to do with what is on its way"
         },
+        (Call::Commit, Failed(Class::NotApplied), State::Empty) => {
+            "without faults only a seal refuses a write, and there is nothing to move"
+        },
         (Call::Commit, Failed(Class::Indeterminate), _) | (Call::Commit, _, State::Unsettled) => {
             "behind faults every transaction has an id, without which nothing could be settled"
         },
